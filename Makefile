@@ -1,0 +1,59 @@
+# lambdad: make build | demo | test | check | bench
+#
+# Needs Go 1.26 or later, make and Python 3; after `go mod download` no network.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 10s
+
+.PHONY: build demo test check race fuzz bench clean needs
+
+needs:
+	@v=$$($(GO) env GOVERSION 2>/dev/null | sed 's/^go//'); \
+	 major=$${v%%.*}; rest=$${v#*.}; minor=$${rest%%.*}; minor=$${minor%%[!0-9]*}; \
+	 if [ -z "$$v" ]; then echo "lambdad needs Go 1.26 or later: no go on the PATH (https://go.dev/dl/)"; exit 1; fi; \
+	 if [ "$$major" -lt 1 ] || { [ "$$major" -eq 1 ] && [ "$$minor" -lt 26 ]; }; then \
+	   echo "lambdad needs Go 1.26 or later: this is Go $$v (https://go.dev/dl/)"; exit 1; fi
+	@command -v python3 >/dev/null || { echo "lambdad needs Python 3: no python3 on the PATH"; exit 1; }
+
+## build: bin/lambdad, one static binary
+build: needs
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/lambdad ./cmd/lambdad
+
+## demo: a function with an extension, cold and warm, idled out; leaves nothing
+demo: build
+	@$(GO) run ./examples/demo --lambdad bin/lambdad
+
+## test: every suite; what needs root skips with a reason without it
+test: needs
+	$(GO) test -timeout 20m ./...
+
+## check: what CI holds beyond the tests
+check: needs
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./cmd/lambdad ./environment ./worker ./sandbox/...
+	GOOS=linux GOARCH=arm64 $(GO) vet ./cmd/lambdad
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	$(GO) generate ./... && git diff --exit-code
+	@$(MAKE) --no-print-directory race fuzz
+
+race:
+	$(GO) test -race -timeout 30m ./...
+
+## fuzz: every fuzz target for FUZZTIME each
+fuzz:
+	@for f in $$(grep -rlE '^func Fuzz' --include=*_test.go .); do \
+	  d=$$(dirname $$f); \
+	  for t in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$f | sed 's/func //'); do \
+	    echo "fuzz $$d $$t"; $(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME) $$d || exit 1; \
+	  done; done
+
+## bench: floor and lambdad in one run, ratios
+bench: build
+	$(GO) run ./integration/bench --lambdad bin/lambdad
+
+clean:
+	rm -rf bin
