@@ -1,0 +1,167 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Config holds every setting of a server. Each is a flag of `lambdad serve` and,
+// under the same name, a key of the TOML file given by --config; a flag beats the
+// file. The zero value of a field means its default. What AWS fixes is a constant
+// elsewhere, not a setting.
+type Config struct {
+	Listen      string   `toml:"listen"`       // address of the AWS endpoint
+	DataDir     string   `toml:"data-dir"`     // everything that is kept
+	Auth        string   `toml:"auth"`         // keys, any
+	Region      string   `toml:"region"`       // shown and used where a request names none
+	Isolation   string   `toml:"isolation"`    // auto, root, plain
+	LogLevel    string   `toml:"log-level"`    // debug, info, warn, error
+	IdleTimeout duration `toml:"idle-timeout"` // unused environments are shut down after it
+	FreezeDelay duration `toml:"freeze-delay"` // between the end of an invocation and the freeze
+	WaitLimit   duration `toml:"wait-limit"`   // how long a request waits for memory before 429
+	DrainLimit  duration `toml:"drain-limit"`  // how long a stop waits for invocations in flight
+	Starts      int      `toml:"starts"`       // environments initialising at once
+	Memory      int      `toml:"memory"`       // MiB all environments may hold together
+	DiskReserve int      `toml:"disk-reserve"` // MiB of disk that are left free
+}
+
+// duration is a time.Duration that a TOML file writes as "3s".
+type duration struct{ time.Duration }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *duration) UnmarshalText(text []byte) (err error) {
+	d.Duration, err = time.ParseDuration(string(text))
+	return err
+}
+
+// defaults are the settings of a server that was told nothing.
+func defaults() Config {
+	return Config{
+		Listen:      "127.0.0.1:4566",
+		Auth:        "keys",
+		Region:      "us-east-1",
+		Isolation:   "auto",
+		LogLevel:    "info",
+		IdleTimeout: duration{5 * time.Minute},
+		FreezeDelay: duration{0},
+		WaitLimit:   duration{10 * time.Second},
+		DrainLimit:  duration{30 * time.Second},
+		Starts:      2 * runtime.NumCPU(),
+		DiskReserve: 1024,
+	}
+}
+
+// flags binds c to a flag set; the texts are where each setting is documented.
+func (c *Config) flags(fs *flag.FlagSet) {
+	fs.StringVar(&c.Listen, "listen", c.Listen, "`address` of the AWS endpoint; port 0 takes a free one")
+	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` for records, code and logs (default /var/lib/lambdad as root, else lambdad in the XDG state directory)")
+	fs.StringVar(&c.Auth, "auth", c.Auth, "`mode`: keys verifies signatures; any accepts every key, on loopback only")
+	fs.StringVar(&c.Region, "region", c.Region, "`name` shown by env and used where a request names none")
+	fs.StringVar(&c.Isolation, "isolation", c.Isolation, "`tier`: auto tries root, then plain; root or plain insists")
+	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "`level` of the server's own log: debug, info, warn or error")
+	fs.DurationVar(&c.IdleTimeout.Duration, "idle-timeout", c.IdleTimeout.Duration, "`duration` after which an unused environment is shut down")
+	fs.DurationVar(&c.FreezeDelay.Duration, "freeze-delay", c.FreezeDelay.Duration, "`duration` an idle environment stays unfrozen, at most 5ms; 0s freezes at once")
+	fs.DurationVar(&c.WaitLimit.Duration, "wait-limit", c.WaitLimit.Duration, "`duration` a request waits for memory before it is throttled")
+	fs.DurationVar(&c.DrainLimit.Duration, "drain-limit", c.DrainLimit.Duration, "`duration` a stop waits for invocations in flight")
+	fs.IntVar(&c.Starts, "starts", c.Starts, "`number` of environments initialising at once: two per core")
+	fs.IntVar(&c.Memory, "memory", c.Memory, "`MiB` all environments may hold together; 0 leaves the host an eighth of its memory")
+	fs.IntVar(&c.DiskReserve, "disk-reserve", c.DiskReserve, "`MiB` of disk left free: below it creates and new environments are refused")
+}
+
+// load reads the command line over the file over the defaults.
+func load(fs *flag.FlagSet, args []string) (Config, error) {
+	c := defaults()
+	var file string
+	fs.StringVar(&file, "config", "", "TOML `file` with these settings under the names of the flags")
+	c.flags(fs)
+	if _, err := parse(fs, args, 0, 0); err != nil {
+		return c, err
+	}
+	if file != "" {
+		given := map[string]string{}
+		fs.Visit(func(f *flag.Flag) { given[f.Name] = f.Value.String() })
+		md, err := toml.DecodeFile(file, &c)
+		if err != nil {
+			return c, fmt.Errorf("reading the configuration %s: %w", file, err)
+		}
+		if un := md.Undecoded(); len(un) > 0 {
+			return c, fmt.Errorf("the configuration %s has a setting %q that does not exist; lambdad serve --help lists them", file, un[0].String())
+		}
+		for name, value := range given {
+			if err := fs.Set(name, value); err != nil {
+				return c, err
+			}
+		}
+	}
+	return c, c.check()
+}
+
+// check refuses values that cannot work, and completes those that depend on the
+// host.
+func (c *Config) check() error {
+	oneOf := func(name, value string, legal ...string) error {
+		for _, l := range legal {
+			if value == l {
+				return nil
+			}
+		}
+		return fmt.Errorf("--%s %q: it must be one of %s", name, value, strings.Join(legal, ", "))
+	}
+	err := errors.Join(
+		oneOf("auth", c.Auth, "keys", "any"),
+		oneOf("isolation", c.Isolation, "auto", "root", "plain"),
+		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
+	)
+	if c.FreezeDelay.Duration < 0 || c.FreezeDelay.Duration > 5*time.Millisecond {
+		err = errors.Join(err, fmt.Errorf("--freeze-delay %v: it must be from 0s to 5ms", c.FreezeDelay))
+	}
+	if c.IdleTimeout.Duration <= 0 {
+		err = errors.Join(err, fmt.Errorf("--idle-timeout %v: it must be positive, such as 3s", c.IdleTimeout))
+	}
+	if c.Starts < 1 {
+		err = errors.Join(err, fmt.Errorf("--starts %d: at least one environment must be able to start", c.Starts))
+	}
+	if c.Memory < 0 || c.DiskReserve < 0 {
+		err = errors.Join(err, errors.New("--memory and --disk-reserve cannot be negative"))
+	}
+	if err != nil {
+		return err
+	}
+	if c.DataDir == "" {
+		c.DataDir = defaultDataDir()
+	}
+	c.DataDir, err = filepath.Abs(c.DataDir)
+	return err
+}
+
+// defaultDataDir is /var/lib/lambdad for root and the XDG state directory for
+// everyone else.
+func defaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/lambdad"
+	}
+	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
+		return filepath.Join(state, "lambdad")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), fmt.Sprintf("lambdad-%d", os.Geteuid()))
+	}
+	return filepath.Join(home, ".local", "state", "lambdad")
+}
+
+// logger writes the server's own log.
+func (c *Config) logger(std stdio) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked
+	return slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: level}))
+}
