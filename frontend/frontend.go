@@ -1,0 +1,107 @@
+// Package frontend is where every invocation enters, whoever calls: it does what
+// AWS does between request and answer, not knowing how code is run. It resolves
+// the version, checks size and syntax of the event, fills in what the caller left
+// out and hands the invocation to placement (control-plane.md section 1.6).
+//
+// The event is never copied or modified; the work here that grows with it is one
+// pass over its bytes, without allocation.
+package frontend
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/lambdad/lambdad"
+)
+
+// Versions finds what a name and a qualifier mean. It answers from memory: it is
+// asked for every invocation. Errors are *lambdad.Error, such as
+// ResourceNotFoundException or the ResourceConflictException of a function that
+// is not active.
+type Versions interface {
+	Resolve(ctx context.Context, account, region, function, qualifier string) (*lambdad.Version, error)
+}
+
+// A Placer runs an invocation with its version resolved, or throttles:
+// *placement.Placer.
+type Placer interface {
+	Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error)
+}
+
+// A Frontend takes invocations.
+type Frontend struct {
+	versions Versions
+	placer   Placer
+}
+
+// New makes a front end.
+func New(versions Versions, placer Placer) *Frontend {
+	return &Frontend{versions: versions, placer: placer}
+}
+
+// Invoke runs one invocation and returns its answer; a failure of the function is
+// an answer, too. It sets Version, InvokedARN, an absent TraceID and ContentType,
+// and {} for an empty Payload. Errors are *lambdad.Error: those of Versions and
+// the placer, RequestEntityTooLargeException and InvalidRequestContentException.
+func (f *Frontend) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
+	if err := f.admit(ctx, inv); err != nil {
+		return nil, err
+	}
+	return f.placer.Invoke(ctx, inv)
+}
+
+// DryRun makes the checks of Invoke and runs nothing.
+func (f *Frontend) DryRun(ctx context.Context, inv *lambdad.Invocation) error {
+	return f.admit(ctx, inv)
+}
+
+var empty = []byte("{}")
+
+func (f *Frontend) admit(ctx context.Context, inv *lambdad.Invocation) error {
+	v, err := f.versions.Resolve(ctx, inv.Account, inv.Region, inv.Function, inv.Qualifier)
+	if err != nil {
+		return err
+	}
+	if len(inv.Payload) > lambdad.MaxRequestPayload {
+		return lambdad.Errorf("RequestEntityTooLargeException",
+			"Request must be smaller than %d bytes for the InvokeFunction operation", lambdad.MaxRequestPayload)
+	}
+	if len(inv.Payload) == 0 {
+		inv.Payload = empty
+	} else if text := checkJSON(inv.Payload); text != "" {
+		return lambdad.Errorf("InvalidRequestContentException",
+			"Could not parse request body into json: Could not parse payload into json: %s", text)
+	}
+	inv.Version = v
+	// The qualifier appears only if the caller gave one (lifecycle.md section 8).
+	inv.InvokedARN = lambdad.FunctionARN(v.Account, v.Region, v.Function, inv.Qualifier)
+	if inv.TraceID == "" {
+		inv.TraceID = newTraceID(time.Now())
+	}
+	if inv.ContentType == "" {
+		inv.ContentType = "application/json"
+	}
+	return nil
+}
+
+// newTraceID makes the trace header of a request that came without one. Clients
+// index it blindly, so there always is one; nobody samples it (traps.md 78).
+func newTraceID(now time.Time) string {
+	var id [20]byte
+	binary.BigEndian.PutUint64(id[0:], rand.Uint64())
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
+	binary.BigEndian.PutUint32(id[16:], rand.Uint32())
+	b := make([]byte, 0, 74)
+	b = append(b, "Root=1-"...)
+	b = strconv.AppendInt(b, now.Unix(), 16) // eight digits until 2106
+	b = append(b, '-')
+	b = hex.AppendEncode(b, id[:12])
+	b = append(b, ";Parent="...)
+	b = hex.AppendEncode(b, id[12:])
+	b = append(b, ";Sampled=0"...)
+	return string(b)
+}

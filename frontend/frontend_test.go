@@ -1,0 +1,142 @@
+package frontend
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/lambdad/lambdad"
+)
+
+type versions map[string]*lambdad.Version
+
+func (v versions) Resolve(_ context.Context, _, _, function, qualifier string) (*lambdad.Version, error) {
+	if v := v[function+":"+qualifier]; v != nil {
+		return v, nil
+	}
+	return nil, lambdad.Errorf("ResourceNotFoundException", "Function not found: %s", function)
+}
+
+// recorder is a placer that keeps what it was given.
+type recorder struct{ got []*lambdad.Invocation }
+
+func (r *recorder) Invoke(_ context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
+	r.got = append(r.got, inv)
+	return &lambdad.Response{Payload: []byte(`"ok"`), ExecutedVersion: inv.Version.Number}, nil
+}
+
+var (
+	one    = &lambdad.Version{Account: "123456789012", Region: "eu-west-1", Function: "f", Number: "1"}
+	newest = &lambdad.Version{Account: "123456789012", Region: "eu-west-1", Function: "f", Number: "$LATEST"}
+	known  = versions{"f:": newest, "f:$LATEST": newest, "f:1": one, "f:live": one}
+)
+
+func TestInvokeFillsIn(t *testing.T) {
+	const arn = "arn:aws:lambda:eu-west-1:123456789012:function:f"
+	for _, c := range []struct {
+		qualifier, payload, trace     string
+		version                       *lambdad.Version
+		wantARN, wantEvent, wantTrace string
+	}{
+		{"", `{"a":1}`, "Root=1-5f35ae12-0c0fec141ab77a00bc047aa2;Sampled=1", newest, arn, `{"a":1}`, "^Root=1-5f35ae12-0c0fec141ab77a00bc047aa2;Sampled=1$"},
+		{"$LATEST", "", "", newest, arn + ":$LATEST", "{}", "^Root=1-[0-9a-f]{8}-[0-9a-f]{24};Parent=[0-9a-f]{16};Sampled=0$"},
+		{"1", " null ", "", one, arn + ":1", " null ", "^Root=1-"},
+		{"live", "3", "", one, arn + ":live", "3", "^Root=1-"},
+	} {
+		p := &recorder{}
+		inv := &lambdad.Invocation{
+			Account: "123456789012", Region: "eu-west-1", Function: "f", Qualifier: c.qualifier,
+			Payload: []byte(c.payload), TraceID: c.trace,
+		}
+		resp, err := New(known, p).Invoke(t.Context(), inv)
+		if err != nil || string(resp.Payload) != `"ok"` || len(p.got) != 1 {
+			t.Fatalf("%q: %v %v, placed %d", c.qualifier, resp, err, len(p.got))
+		}
+		if inv.Version != c.version || inv.InvokedARN != c.wantARN || string(inv.Payload) != c.wantEvent || inv.ContentType != "application/json" {
+			t.Errorf("%q: got %+v", c.qualifier, inv)
+		}
+		if !regexp.MustCompile(c.wantTrace).MatchString(inv.TraceID) {
+			t.Errorf("%q: trace id %q", c.qualifier, inv.TraceID)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name              string
+		function, payload string
+		code, message     string
+	}{
+		{"unknown before anything else", "g", strings.Repeat(" ", lambdad.MaxRequestPayload+1), "ResourceNotFoundException", "Function not found: g"},
+		{"size before syntax", "f", strings.Repeat("x", lambdad.MaxRequestPayload+1), "RequestEntityTooLargeException", "Request must be smaller than 6291456 bytes for the InvokeFunction operation"},
+		{"syntax", "f", "{", "InvalidRequestContentException", "Could not parse request body into json: Could not parse payload into json: Unexpected end-of-input: expected close marker for Object "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := &recorder{}
+			f := New(known, p)
+			inv := func() *lambdad.Invocation {
+				return &lambdad.Invocation{Function: c.function, Payload: []byte(c.payload)}
+			}
+			_, err := f.Invoke(t.Context(), inv())
+			dry := f.DryRun(t.Context(), inv())
+			for _, err := range []error{err, dry} {
+				var e *lambdad.Error
+				if !errors.As(err, &e) || e.Code != c.code || !strings.HasPrefix(e.Message, c.message) {
+					t.Errorf("got %v", err)
+				}
+			}
+			if len(p.got) != 0 {
+				t.Error("placed")
+			}
+		})
+	}
+}
+
+func TestLimitIsInclusive(t *testing.T) {
+	p := &recorder{}
+	payload := `"` + strings.Repeat("a", lambdad.MaxRequestPayload-2) + `"`
+	if _, err := New(known, p).Invoke(t.Context(), &lambdad.Invocation{Function: "f", Payload: []byte(payload)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDryRunRunsNothing(t *testing.T) {
+	p := &recorder{}
+	if err := New(known, p).DryRun(t.Context(), &lambdad.Invocation{Function: "f"}); err != nil || len(p.got) != 0 {
+		t.Fatalf("%v, placed %d", err, len(p.got))
+	}
+}
+
+// What an invocation allocates here does not grow with its event.
+func TestNoAllocationByPayload(t *testing.T) {
+	f := New(known, &recorder{})
+	allocs := func(payload []byte) float64 {
+		return testing.AllocsPerRun(20, func() {
+			if err := f.DryRun(t.Context(), &lambdad.Invocation{Function: "f", Payload: payload}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	small, big := allocs([]byte("{}")), allocs(sixMegabytes(`{"a":[1,"b"]}`))
+	if big > small {
+		t.Errorf("%v allocations for 6 MB, %v for 2 bytes", big, small)
+	}
+}
+
+func BenchmarkInvoke(b *testing.B) {
+	f := New(known, nothing{})
+	payload := []byte(`{"key1":"value1","key2":"value2","key3":"value3"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		inv := lambdad.Invocation{Function: "f", Payload: payload, ContentType: "application/json"}
+		f.Invoke(b.Context(), &inv)
+	}
+}
+
+type nothing struct{}
+
+func (nothing) Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error) {
+	return nil, nil
+}
