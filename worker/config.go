@@ -1,0 +1,63 @@
+package worker
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/sandbox"
+)
+
+// Config is what a worker is made of. Driver, Archives and Runtimes are needed;
+// the rest has defaults.
+type Config struct {
+	// Driver makes the sandboxes. With tier "plain" a function has one
+	// environment at a time and its requests queue.
+	Driver sandbox.Driver
+	// Archives gives unpacked code and layers: *archive.Cache.
+	Archives Archives
+	// Runtimes knows what a runtime identifier needs: *runtimes.Set.
+	Runtimes Runtimes
+
+	// LogDir is where logs go, as <log group>/<log stream>.log; "": nowhere.
+	LogDir string
+	// LogCopy also gets every log line, from one goroutine for each environment
+	// and one at a time; nil: nobody does.
+	LogCopy io.Writer
+
+	// IdleTimeout retires an environment that was idle so long; 0: 5 minutes.
+	IdleTimeout time.Duration
+	// FreezeDelay is how long an idle environment runs on before it is frozen.
+	FreezeDelay time.Duration
+	// WaitLimit is how long a request waits for memory before it is throttled;
+	// 0: 10 seconds.
+	WaitLimit time.Duration
+	// Starts is how many environments start at once; 0: two for each core.
+	Starts int
+	// MemoryBudget bounds the memory of all environments, in bytes; 0: what the
+	// host has available, less HostReserve.
+	MemoryBudget int64
+	// HostReserve is the memory in bytes that is left to the host without a
+	// MemoryBudget; 0: a tenth of it, at most 2 GiB.
+	HostReserve int64
+
+	// Credentials makes those of one environment and returns how to revoke them;
+	// nil: environments have none.
+	Credentials func(v *lambdad.Version, environmentID string) (lambdad.Credentials, func())
+	// Endpoint answers AWS requests from inside an environment; nil: none does.
+	Endpoint func(environmentID string) http.Handler
+	// Reserve says why no environment may be made now, such as a full disk; nil:
+	// always. Logs are not written while it fails.
+	Reserve func() error
+
+	// Logger hears of what nobody is told otherwise; nil: nobody.
+	Logger *slog.Logger
+}
+
+// Archives gives the unpacked copy of an archive; release allows to remove it.
+type Archives interface {
+	Open(ctx context.Context, digest string) (path string, release func(), err error)
+}

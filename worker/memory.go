@@ -1,0 +1,239 @@
+package worker
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// floorMemory is what a starting environment is expected to need while
+	// nothing is known of its version: an interpreter with a small library or an
+	// extension of average size.
+	floorMemory = 64 << 20
+	// samplePeriod is how often the worker looks whether there is something to
+	// measure, shortPeriod the same while requests wait for memory.
+	samplePeriod = time.Second
+	shortPeriod  = 100 * time.Millisecond
+	// busyPeriod is how often an environment in use is measured.
+	busyPeriod = 5 * time.Second
+)
+
+// reserve is what a new environment of p is expected to hold.
+func (w *Local) reserve(p *pool) int64 { return max(p.need, floorMemory) }
+
+// admit reports whether a new environment of p fits in the budget. When it does
+// not, idle ones are ended, longest idle first, until it will once they are gone.
+// The only environment always fits: a host too small for the reserve still works.
+// Called under mu.
+func (w *Local) admit(p *pool) bool {
+	need := w.reserve(p)
+	w.shrink(need)
+	return w.held+need <= w.budget || len(w.instances) == 0
+}
+
+// shrink ends idle environments until need more bytes will fit. Called under mu.
+func (w *Local) shrink(need int64) {
+	for w.held-w.freeing+need > w.budget {
+		inst := w.longestIdle()
+		if inst == nil {
+			return
+		}
+		w.log.Debug("retiring an idle environment for its memory", "environment", inst.id,
+			"function", inst.pool.name, "version", inst.pool.number, "bytes", inst.memory, "held", w.held, "budget", w.budget)
+		w.end(inst)
+	}
+}
+
+// sample measures what has changed since it was last measured: environments in
+// use every few seconds, idle ones once, after they froze.
+func (w *Local) sample() {
+	now := time.Now()
+	w.mu.Lock()
+	todo := w.todo[:0]
+	for inst := range w.instances {
+		if inst.usage != nil && w.stale(inst, now) {
+			todo = append(todo, inst)
+		}
+	}
+	w.mu.Unlock()
+	for _, inst := range todo {
+		w.measure(inst)
+	}
+	clear(todo)
+	w.todo = todo
+
+	var available int64
+	var err error
+	if w.hostMemory != nil {
+		available, err = w.hostMemory()
+	}
+	w.mu.Lock()
+	if w.hostMemory != nil {
+		w.setBudget(available, err)
+	}
+	w.shrink(0)
+	w.pump()
+	w.mu.Unlock()
+}
+
+func (w *Local) stale(inst *instance, now time.Time) bool {
+	switch inst.state {
+	case idle:
+		// A frozen environment does not change.
+		frozen := inst.idleSince.Add(w.cfg.FreezeDelay)
+		return inst.sampledAt.Before(frozen) && now.After(frozen)
+	case starting, busy:
+		return now.Sub(inst.sampledAt) >= busyPeriod
+	}
+	return false
+}
+
+// measure asks one sandbox what it holds. An environment that ends meanwhile
+// keeps its last figure.
+func (w *Local) measure(inst *instance) {
+	u, err := inst.usage()
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := inst.pool
+	p.need = max(p.need, u.Memory)
+	if inst.state == gone {
+		return
+	}
+	m := u.Memory
+	if inst.state == starting {
+		m = max(m, inst.memory) // the reserve stands until it has started
+	}
+	if inst.state == ending {
+		w.freeing += m - inst.memory
+	}
+	w.held += m - inst.memory
+	inst.memory = m
+	inst.sampledAt = time.Now()
+}
+
+// setBudget derives the budget from the memory the host has left: what measured
+// environments hold and what is free, less a reserve for the host. Called under mu.
+func (w *Local) setBudget(available int64, err error) {
+	if err != nil {
+		if w.budget == 0 {
+			w.budget = math.MaxInt64
+			w.log.Warn("cannot tell how much memory this host has; environments are admitted without a limit unless a memory budget is configured", "err", err)
+		}
+		return
+	}
+	var measured int64
+	for inst := range w.instances {
+		if !inst.sampledAt.IsZero() {
+			measured += inst.memory
+		}
+	}
+	w.budget = max(0, measured+available-w.hostReserve)
+}
+
+// hostMemory returns the bytes of memory the host can still give: MemAvailable,
+// or less where the control group of this process has a lower limit.
+func hostMemory() (int64, error) {
+	available, err := meminfo("MemAvailable")
+	if err != nil {
+		return 0, err
+	}
+	if limit, used, ok := groupMemory(); ok {
+		available = min(available, max(0, limit-used))
+	}
+	return available, nil
+}
+
+func meminfo(name string) (int64, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	for lines.Scan() {
+		rest, ok := strings.CutPrefix(lines.Text(), name+":")
+		if !ok {
+			continue
+		}
+		f := strings.Fields(rest)
+		if len(f) == 0 {
+			break
+		}
+		n, err := strconv.ParseInt(f[0], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read %s in /proc/meminfo: %w", name, err)
+		}
+		return n << 10, nil
+	}
+	return 0, fmt.Errorf("/proc/meminfo has no %s", name)
+}
+
+// groupMemory returns limit and use of this process's own control group, v2 or
+// v1, without what the kernel can take back. ok is false without a limit.
+func groupMemory() (limit, used int64, ok bool) {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return 0, 0, false
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		var dir, max, now, cache string
+		switch {
+		case f[1] == "":
+			dir, max, now, cache = "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+		case f[1] == "memory":
+			dir, max, now, cache = "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+		default:
+			continue
+		}
+		// In a container whose group is the root of what it sees, the path
+		// given may not exist: then its own root is meant.
+		for _, d := range []string{path.Join(dir, f[2]), dir} {
+			l, err := readNumber(path.Join(d, max))
+			if err != nil {
+				continue
+			}
+			u, err := readNumber(path.Join(d, now))
+			if err != nil || l >= 1<<60 {
+				break
+			}
+			return l, u - statNumber(path.Join(d, "memory.stat"), cache), true
+		}
+	}
+	return 0, 0, false
+}
+
+func readNumber(file string) (int64, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	s := strings.TrimSpace(string(b))
+	if s == "max" {
+		return math.MaxInt64, nil
+	}
+	return strconv.ParseInt(s, 10, 64)
+}
+
+func statNumber(file, name string) int64 {
+	b, _ := os.ReadFile(file)
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			n, _ := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+			return n
+		}
+	}
+	return 0
+}

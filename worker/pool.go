@@ -1,0 +1,318 @@
+package worker
+
+import (
+	"slices"
+	"time"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/sandbox"
+)
+
+// Everything in this file runs under Local.mu and does nothing that blocks.
+
+// A key names the pool an invocation belongs to: one snapshot of one version.
+type key struct {
+	functionKey
+	number, generation string
+}
+
+type functionKey struct{ account, region, name string }
+
+func keyOf(v *lambdad.Version) key {
+	return key{functionKey{v.Account, v.Region, v.Function}, v.Number, v.Generation}
+}
+
+// A function is what the pools of its versions share.
+type function struct {
+	pools []*pool
+	// current is the generation of $LATEST the last Retire kept. A request that
+	// was resolved before it and arrives after it is still served, by an
+	// environment that nobody gets after it.
+	current string
+	living  int
+}
+
+// A pool holds the environments of one snapshot and the requests that wait for
+// one. It exists while it has either.
+type pool struct {
+	key
+	function *function
+	version  *lambdad.Version
+
+	idle    []*instance // by the time they became idle: the last is the warmest
+	waiting []*waiter   // by the time they came
+	// starting counts environments under way that nobody has had yet. Each is
+	// meant for one waiter but goes to whoever is first.
+	starting int
+	living   int
+	queued   bool  // in Local.queue
+	retired  bool  // its environments take what waits, then end
+	need     int64 // the most memory one was seen to hold
+}
+
+// wanted is how many more environments the waiting requests need: one for each,
+// less those under way.
+func (p *pool) wanted() int { return len(p.waiting) - p.starting }
+
+// A waiter is a request without an environment. It gets exactly one result
+// unless it takes itself out of the pool first.
+type waiter struct {
+	ready chan result // room for the one result
+}
+
+type result struct {
+	inst *instance
+	err  error
+}
+
+// A state says who may act on an instance.
+type state uint8
+
+const (
+	starting state = iota // being built, or in its first initialisation
+	idle                  // in its pool
+	busy                  // belongs to the request that claimed it
+	ending                // on its way out; takes no invocation
+	gone                  // ended
+)
+
+// An instance is the worker's side of one environment.
+type instance struct {
+	pool  *pool
+	id    string
+	since time.Time // start
+
+	// env, usage and release are set once, before the environment can call back.
+	env     env
+	usage   func() (sandbox.Usage, error)
+	release func() // gives back what was held for it; nil when there is nothing
+
+	state     state
+	slot      bool          // holds a place in the start gate
+	ready     chan struct{} // closed when its first initialisation or its life is over
+	idleSince time.Time
+	memory    int64     // measured, or the reserve until it was
+	sampledAt time.Time // zero: never measured
+}
+
+// poolFor finds or makes the pool of a version.
+func (w *Local) poolFor(v *lambdad.Version) *pool {
+	k := keyOf(v)
+	if p := w.pools[k]; p != nil {
+		return p
+	}
+	f := w.functions[k.functionKey]
+	if f == nil {
+		f = &function{}
+		w.functions[k.functionKey] = f
+	}
+	p := &pool{key: k, function: f, version: v}
+	p.retired = v.Number == latest && f.current != "" && f.current != v.Generation
+	f.pools = append(f.pools, p)
+	w.pools[k] = p
+	return p
+}
+
+// dropEmpty forgets a pool that has nothing left.
+func (w *Local) dropEmpty(p *pool) {
+	if p.living > 0 || len(p.waiting) > 0 || w.pools[p.key] != p {
+		return
+	}
+	delete(w.pools, p.key)
+	f := p.function
+	f.pools = remove(f.pools, p)
+	if len(f.pools) == 0 && f.current == "" {
+		delete(w.functions, p.functionKey)
+	}
+}
+
+// enqueue asks for starts for a pool; pump makes them.
+func (w *Local) enqueue(p *pool) {
+	if !p.queued && p.wanted() > 0 {
+		p.queued = true
+		w.queue = append(w.queue, p)
+	}
+}
+
+// pump starts what is wanted as far as gate and memory allow. Pools take turns,
+// so that one function with many waiters does not hold up another.
+func (w *Local) pump() {
+	w.short = false
+	for w.slots > 0 && len(w.queue) > 0 {
+		p := w.queue[0]
+		blocked := false
+		if p.wanted() > 0 {
+			switch {
+			case w.plain && p.function.living > 0:
+				// One at a time: it is asked for again when that one has ended,
+				// and idle ones of other versions make way.
+				w.endIdle(p.function)
+				blocked = true
+			case !w.admit(p):
+				w.short = true
+				return
+			default:
+				w.launch(p)
+			}
+		}
+		w.queue[0] = nil
+		w.queue = w.queue[1:]
+		p.queued = false
+		if !blocked {
+			w.enqueue(p)
+		}
+	}
+}
+
+// launch starts one environment for p.
+func (w *Local) launch(p *pool) {
+	inst := &instance{
+		pool:   p,
+		id:     newID(),
+		since:  time.Now(),
+		slot:   true,
+		ready:  make(chan struct{}),
+		memory: w.reserve(p),
+	}
+	w.slots--
+	w.held += inst.memory
+	w.instances[inst] = struct{}{}
+	p.starting++
+	p.living++
+	p.function.living++
+	w.work.Go(func() { w.start(inst) })
+	w.kick()
+}
+
+// started ends the first phase of an instance: it is now like any other.
+func (w *Local) started(inst *instance) {
+	inst.pool.starting--
+	w.releaseSlot(inst)
+	close(inst.ready)
+}
+
+func (w *Local) releaseSlot(inst *instance) {
+	if inst.slot {
+		inst.slot = false
+		w.slots++
+	}
+}
+
+// free gives an environment that can take an invocation to the request that
+// waits longest, or keeps it as the warmest idle one, or ends it.
+func (w *Local) free(inst *instance) {
+	p := inst.pool
+	switch {
+	case len(p.waiting) > 0:
+		inst.state = busy
+		w.deliver(p, result{inst: inst})
+	case p.retired || w.draining || w.plain && othersWait(p):
+		w.end(inst)
+	default:
+		inst.state = idle
+		inst.idleSince = time.Now()
+		p.idle = append(p.idle, inst)
+	}
+}
+
+// othersWait reports whether another version of the function waits for its one
+// environment.
+func othersWait(p *pool) bool {
+	return slices.ContainsFunc(p.function.pools, func(o *pool) bool {
+		return o != p && len(o.waiting) > 0
+	})
+}
+
+// deliver gives a result to the request that waits longest.
+func (w *Local) deliver(p *pool, r result) {
+	wt := p.waiting[0]
+	p.waiting = slices.Delete(p.waiting, 0, 1)
+	w.waiting--
+	wt.ready <- r
+}
+
+// pop claims the warmest idle environment of p, or returns nil.
+func (p *pool) pop() *instance {
+	n := len(p.idle) - 1
+	if n < 0 {
+		return nil
+	}
+	inst := p.idle[n]
+	p.idle[n] = nil
+	p.idle = p.idle[:n]
+	inst.state = busy
+	return inst
+}
+
+// end shuts an environment down in the background. It must be idle or just
+// freed; gone follows when it has ended.
+func (w *Local) end(inst *instance) {
+	if inst.state == idle {
+		inst.pool.idle = remove(inst.pool.idle, inst)
+	}
+	inst.state = ending
+	w.freeing += inst.memory
+	w.work.Go(func() { w.shutdown(inst) })
+}
+
+// endIdle ends all idle environments of a function.
+func (w *Local) endIdle(f *function) {
+	for _, p := range f.pools {
+		for len(p.idle) > 0 {
+			w.end(p.idle[len(p.idle)-1])
+		}
+	}
+}
+
+// longestIdle returns the environment that has been idle longest, or nil. The
+// first of each pool is the pool's oldest.
+func (w *Local) longestIdle() *instance {
+	var oldest *instance
+	for _, p := range w.pools {
+		if len(p.idle) > 0 && (oldest == nil || p.idle[0].idleSince.Before(oldest.idleSince)) {
+			oldest = p.idle[0]
+		}
+	}
+	return oldest
+}
+
+// leave takes an instance that will not act any more out of everything but the
+// accounts, which remove settles.
+func (w *Local) leave(inst *instance) {
+	switch inst.state {
+	case starting:
+		w.started(inst)
+	case idle:
+		inst.pool.idle = remove(inst.pool.idle, inst)
+	}
+	if inst.state != ending {
+		w.freeing += inst.memory
+	}
+	inst.state = ending
+}
+
+// settle closes the account of an instance that left and has given back all it
+// had, and starts what has room now.
+func (w *Local) settle(inst *instance) {
+	p := inst.pool
+	inst.state = gone
+	w.held -= inst.memory
+	w.freeing -= inst.memory
+	delete(w.instances, inst)
+	p.living--
+	p.function.living--
+	for _, o := range p.function.pools {
+		w.enqueue(o)
+	}
+	w.pump()
+	w.dropEmpty(p)
+	w.checkDrained()
+}
+
+// remove deletes one element, keeping the order and no stale pointer.
+func remove[T comparable](s []T, x T) []T {
+	if i := slices.Index(s, x); i >= 0 {
+		return slices.Delete(s, i, i+1)
+	}
+	return s
+}

@@ -1,0 +1,544 @@
+// Package worker owns the environments of this node: it runs one invocation in a
+// warm environment or starts one for it.
+//
+// Environments live in pools, one for each snapshot (generation) of a version. A
+// request takes the idle environment that was used last. When none is idle it
+// waits, and one more environment is started; whichever comes first serves it, a
+// new environment or one that became free. A start outlives the request that
+// caused it: what nobody waits for any more becomes a spare. So there are never
+// more starts under way than requests waiting, and one environment for each
+// request that runs.
+//
+// Starts pass a gate, because two hundred interpreters starting on two cores all
+// miss their limit, and they are admitted by memory: what environments really
+// hold, measured, plus a reserve for those starting, must stay within the budget.
+// When it does not, idle environments are retired, longest idle first; then
+// requests wait a bounded time and are throttled. An environment is also retired
+// when it has been idle for the idle timeout or its version has changed.
+//
+// An environment that became free is one that said so (OnIdle), not one whose
+// invocation was answered: extensions may still be at work.
+//
+// One mutex, Local.mu, guards the pools and accounts. Nothing that blocks is done
+// under it, and no method of an environment or a sandbox is called under it, so
+// that it can be taken from their callbacks. The only goroutines are one for each
+// start until the environment is ready and one for each shutdown; Drain waits for
+// all of them.
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/sandbox"
+)
+
+const (
+	latest = "$LATEST"
+
+	// slotPeriod is how often a start that holds a place in the gate is looked
+	// at. One that used less than a tenth of a core in it waits for something
+	// else than the processor and lets the next one pass.
+	slotPeriod = 500 * time.Millisecond
+	// maxShutdowns is how many environments are shut down at once: each may wait
+	// two seconds for its extensions, but all at once would need the processor
+	// that makes them late.
+	maxShutdowns = 64
+	// handovers is how many environments that ended just before they were given
+	// an invocation a request goes through before it fails.
+	handovers = 3
+	// killWait bounds the wait for environments that were killed.
+	killWait = 10 * time.Second
+)
+
+// An env is what the worker needs of an environment: *environment.Environment,
+// or a fake in tests.
+type env interface {
+	Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error)
+	Shutdown(context.Context)
+	Kill()
+	Done() <-chan struct{}
+}
+
+// Local runs invocations in environments on this host.
+type Local struct {
+	cfg   Config
+	log   *slog.Logger
+	plain bool // one environment per function
+	// build makes the environment of an instance; its callbacks are idled and
+	// ended. When it fails nothing is left of the environment.
+	build       func(context.Context, *instance) error
+	hostMemory  func() (int64, error) // nil with a configured budget
+	hostReserve int64
+
+	ctx    context.Context // of starts; ends when Drain gives up
+	cancel context.CancelFunc
+	wake   chan struct{} // makes Run look sooner
+	ends   chan struct{} // one for each shutdown under way
+	work   sync.WaitGroup
+	todo   []*instance // of sample, kept for its room
+
+	mu        sync.Mutex
+	pools     map[key]*pool
+	functions map[functionKey]*function
+	instances map[*instance]struct{}
+	queue     []*pool // those that want starts, taking turns
+	waiting   int     // requests
+	slots     int     // free places in the gate
+	held      int64   // bytes: the sum of memory of all instances
+	freeing   int64   // bytes: the part of held that ends
+	budget    int64
+	short     bool // the first in queue waits for memory
+	draining  bool
+	killed    bool
+	drained   chan struct{} // closed when draining and nothing is left
+}
+
+// newLocal makes a worker whose environments come from build.
+func newLocal(cfg Config) *Local {
+	cfg = cfg.withDefaults()
+	w := &Local{
+		cfg:         cfg,
+		log:         cfg.Logger,
+		plain:       cfg.Driver != nil && cfg.Driver.Tier() == "plain",
+		wake:        make(chan struct{}, 1),
+		ends:        make(chan struct{}, maxShutdowns),
+		pools:       make(map[key]*pool),
+		functions:   make(map[functionKey]*function),
+		instances:   make(map[*instance]struct{}),
+		slots:       cfg.Starts,
+		budget:      cfg.MemoryBudget,
+		hostReserve: cfg.HostReserve,
+		drained:     make(chan struct{}),
+	}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	if w.budget == 0 {
+		w.hostMemory = hostMemory
+		w.setBudget(hostMemory())
+	}
+	return w
+}
+
+func (c Config) withDefaults() Config {
+	if c.IdleTimeout <= 0 {
+		c.IdleTimeout = 5 * time.Minute
+	}
+	if c.WaitLimit <= 0 {
+		c.WaitLimit = 10 * time.Second
+	}
+	if c.Starts <= 0 {
+		c.Starts = 2 * runtime.NumCPU()
+	}
+	if c.HostReserve <= 0 {
+		c.HostReserve = 512 << 20
+		if total, err := meminfo("MemTotal"); err == nil {
+			c.HostReserve = min(total/10, 2<<30)
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Invoke runs one invocation and returns the answer of the runtime, or what the
+// platform says in its place. The end of ctx ends the wait for an environment,
+// never an invocation that was handed over. Errors are *lambdad.Error:
+// TooManyRequestsException when memory is short for longer than the wait limit,
+// ServiceException when an environment cannot be built or the server stops.
+func (w *Local) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
+	for try := 1; ; try++ {
+		e, err := w.claim(ctx, inv.Version)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := e.Invoke(ctx, inv)
+		if err != nil && try < handovers && errors.Is(err, errEnded) {
+			continue // it died while it was idle and never saw the event
+		}
+		return resp, err
+	}
+}
+
+// claim takes an idle environment or waits for one.
+func (w *Local) claim(ctx context.Context, v *lambdad.Version) (env, error) {
+	w.mu.Lock()
+	if p := w.pools[keyOf(v)]; p != nil {
+		if inst := p.pop(); inst != nil {
+			e := inst.env
+			w.mu.Unlock()
+			return e, nil
+		}
+	}
+	if w.draining {
+		w.mu.Unlock()
+		return nil, errDraining()
+	}
+	p := w.poolFor(v)
+	wt := &waiter{ready: make(chan result, 1)}
+	p.waiting = append(p.waiting, wt)
+	w.waiting++
+	w.enqueue(p)
+	w.pump()
+	if w.short {
+		w.kick()
+	}
+	w.mu.Unlock()
+	return w.await(ctx, p, wt)
+}
+
+// await waits for the result of wt, a waiter of p.
+func (w *Local) await(ctx context.Context, p *pool, wt *waiter) (env, error) {
+	limit := time.NewTimer(w.cfg.WaitLimit)
+	defer limit.Stop()
+	for {
+		select {
+		case r := <-wt.ready:
+			if r.err != nil {
+				return nil, r.err
+			}
+			return r.inst.env, nil
+		case <-ctx.Done():
+			w.abandon(p, wt)
+			return nil, fmt.Errorf("wait for an environment of %s: %w", p.name, context.Cause(ctx))
+		case <-limit.C:
+			if w.throttle(p, wt) {
+				return nil, lambdad.Throttled("ConcurrentInvocationLimitExceeded")
+			}
+			// The wait is for the gate or for a start under way: those pass.
+			limit.Reset(w.cfg.WaitLimit/10 + 1)
+		}
+	}
+}
+
+// abandon takes a waiter out whose caller has gone. What it was given meanwhile
+// goes to the next.
+func (w *Local) abandon(p *pool, wt *waiter) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.removeWaiter(p, wt) {
+		return
+	}
+	if r := <-wt.ready; r.inst != nil && r.inst.state == busy {
+		w.free(r.inst)
+	}
+}
+
+// throttle takes a waiter out if memory is what it waits for.
+func (w *Local) throttle(p *pool, wt *waiter) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.Index(p.waiting, wt)
+	if i < p.starting || !w.short {
+		return false
+	}
+	w.log.Warn("throttled: no memory for another environment", "function", p.name, "version", p.number,
+		"held", w.held, "budget", w.budget, "waited", w.cfg.WaitLimit)
+	return w.removeWaiter(p, wt)
+}
+
+func (w *Local) removeWaiter(p *pool, wt *waiter) bool {
+	n := len(p.waiting)
+	if p.waiting = remove(p.waiting, wt); len(p.waiting) == n {
+		return false
+	}
+	w.waiting--
+	w.dropEmpty(p)
+	w.checkDrained()
+	return true
+}
+
+// start builds one environment and stays until it is ready.
+func (w *Local) start(inst *instance) {
+	if err := w.build(w.ctx, inst); err != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.leave(inst)
+		w.failWaiter(inst.pool, err)
+		w.settle(inst)
+		return
+	}
+	look := time.NewTicker(slotPeriod)
+	defer look.Stop()
+	var cpu time.Duration
+	for {
+		select {
+		case <-inst.ready:
+			w.measure(inst)
+			return
+		case <-look.C:
+			u, err := inst.usage()
+			if err == nil && u.CPU-cpu >= slotPeriod/10 {
+				cpu = u.CPU
+				continue
+			}
+			look.Stop()
+			w.mu.Lock()
+			w.releaseSlot(inst)
+			w.pump()
+			w.mu.Unlock()
+		}
+	}
+}
+
+// failWaiter gives the failure of a start to the request that waits longest, so
+// that each failure uses up a request and nothing is tried for ever. Without one
+// it is logged. Called under mu.
+func (w *Local) failWaiter(p *pool, err error) {
+	if len(p.waiting) == 0 {
+		w.log.Warn("a spare environment failed to start", "function", p.name, "version", p.number, "err", err)
+		return
+	}
+	w.deliver(p, result{err: err})
+}
+
+// attach gives an instance what it is used through, before its environment is
+// started.
+func (w *Local) attach(inst *instance, usage usageFunc, release func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	inst.usage, inst.release = usage, release
+}
+
+// began notes the environment of an instance. It comes from whoever is first to
+// know it: the one that started it or the environment itself.
+func (w *Local) began(inst *instance, e env) {
+	w.mu.Lock()
+	inst.env = e
+	killed := w.killed
+	w.mu.Unlock()
+	if killed {
+		e.Kill()
+	}
+}
+
+// idled is the callback of an environment that can take an invocation.
+func (w *Local) idled(inst *instance, e env) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	inst.env = e
+	switch inst.state {
+	case starting:
+		w.started(inst)
+		w.free(inst)
+		w.pump()
+	case busy:
+		w.free(inst)
+	}
+}
+
+// ended is the callback of an environment that is gone, for whatever reason.
+func (w *Local) ended(inst *instance, err error) {
+	w.mu.Lock()
+	was := inst.state
+	w.leave(inst)
+	if was == starting {
+		if err == nil {
+			err = errEnded
+		}
+		w.failWaiter(inst.pool, failed(inst.pool.version, "initialise it", err))
+	}
+	release := inst.release
+	w.mu.Unlock()
+	if release != nil {
+		release()
+	}
+	w.log.Debug("environment ended", "environment", inst.id, "function", inst.pool.name, "version", inst.pool.number,
+		"age", time.Since(inst.since), "err", err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle(inst)
+}
+
+// shutdown ends one environment; ended is called by it.
+func (w *Local) shutdown(inst *instance) {
+	w.ends <- struct{}{}
+	defer func() { <-w.ends }()
+	inst.env.Shutdown(w.ctx)
+	<-inst.env.Done()
+}
+
+// Retire takes environments out of use because their version is no more what it
+// was: idle ones shut down now, busy ones when done. keepGeneration is the
+// generation $LATEST has now; environments of published versions stay. With ""
+// the function is gone and so are all.
+func (w *Local) Retire(account, region, name, keepGeneration string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := functionKey{account, region, name}
+	f := w.functions[k]
+	if f == nil {
+		return
+	}
+	f.current = keepGeneration
+	for _, p := range f.pools {
+		switch {
+		case p.generation == keepGeneration:
+			p.retired = false
+		case keepGeneration == "" || p.number == latest:
+			p.retired = true
+			for len(p.idle) > 0 {
+				w.end(p.idle[len(p.idle)-1])
+			}
+		}
+	}
+	if len(f.pools) == 0 && f.current == "" {
+		delete(w.functions, k)
+	}
+}
+
+// Run retires idle environments and measures memory until ctx ends.
+func (w *Local) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var last time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.wake:
+			timer.Reset(max(0, shortPeriod-time.Since(last)))
+		case <-timer.C:
+			last = time.Now()
+			w.sample()
+			timer.Reset(w.retireIdle())
+		}
+	}
+}
+
+// kick makes Run look soon.
+func (w *Local) kick() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// retireIdle ends what has been idle for the idle timeout and returns when to
+// look again.
+func (w *Local) retireIdle() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := w.cfg.IdleTimeout
+	if len(w.instances) > 0 {
+		next = min(next, samplePeriod)
+	}
+	if w.short {
+		next = min(next, shortPeriod)
+	}
+	for {
+		inst := w.longestIdle()
+		if inst == nil {
+			return next
+		}
+		if left := w.cfg.IdleTimeout - time.Since(inst.idleSince); left > 0 {
+			return min(next, left)
+		}
+		w.log.Debug("retiring an idle environment", "environment", inst.id, "function", inst.pool.name, "version", inst.pool.number)
+		w.end(inst)
+	}
+}
+
+// Drain ends the worker: no new invocation is accepted, those accepted are
+// finished, every environment gets its shutdown sequence. It returns when nothing
+// is left. When ctx ends first, what is left is killed.
+func (w *Local) Drain(ctx context.Context) error {
+	w.mu.Lock()
+	w.draining = true
+	for inst := w.longestIdle(); inst != nil; inst = w.longestIdle() {
+		w.end(inst)
+	}
+	w.checkDrained()
+	w.mu.Unlock()
+	var err error
+	select {
+	case <-w.drained:
+	case <-ctx.Done():
+		err = w.kill(context.Cause(ctx))
+	}
+	w.cancel()
+	w.work.Wait()
+	return err
+}
+
+// kill ends everything at once.
+func (w *Local) kill(cause error) error {
+	w.cancel()
+	w.mu.Lock()
+	w.killed = true
+	envs := make([]env, 0, len(w.instances))
+	for inst := range w.instances {
+		if inst.env != nil {
+			envs = append(envs, inst.env)
+		}
+	}
+	left, waiting := len(w.instances), w.waiting
+	for _, p := range w.pools {
+		for len(p.waiting) > 0 {
+			w.deliver(p, result{err: errDraining()})
+		}
+	}
+	w.checkDrained()
+	w.mu.Unlock()
+	for _, e := range envs {
+		e.Kill()
+	}
+	err := fmt.Errorf("drain: killed %d environments and refused %d waiting requests: %w", left, waiting, cause)
+	timeout := time.NewTimer(killWait)
+	defer timeout.Stop()
+	select {
+	case <-w.drained:
+	case <-timeout.C:
+		w.mu.Lock()
+		left = len(w.instances)
+		w.mu.Unlock()
+		return errors.Join(err, fmt.Errorf("drain: %d environments were still there %s after they were killed", left, killWait))
+	}
+	return err
+}
+
+// checkDrained notes the end of a drain. Called under mu.
+func (w *Local) checkDrained() {
+	if !w.draining || len(w.instances) > 0 || w.waiting > 0 {
+		return
+	}
+	select {
+	case <-w.drained:
+	default:
+		close(w.drained)
+	}
+}
+
+func errDraining() error {
+	return lambdad.Errorf("ServiceException", "The server is shutting down and takes no new invocations.")
+}
+
+// failed is the error of a request whose environment could not be made. An error
+// that AWS has a name for is passed on as it is.
+func failed(v *lambdad.Version, step string, err error) error {
+	var known *lambdad.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	return &lambdad.Error{
+		Code:    "ServiceException",
+		Message: fmt.Sprintf("No environment of function %s could be started: failed to %s.", v.Function, step),
+		Err:     err,
+	}
+}
+
+// newID returns the 32 hex digits that name an environment.
+func newID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
