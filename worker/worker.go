@@ -39,7 +39,6 @@ import (
 	"time"
 
 	"github.com/lambdad/lambdad"
-	"github.com/lambdad/lambdad/sandbox"
 )
 
 const (
