@@ -1,0 +1,114 @@
+package environment
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// runtimeOnly are variables that extensions must not see: they tell by them
+// whether they run inside the runtime (lifecycle.md section 10).
+var runtimeOnly = []string{
+	"AWS_EXECUTION_ENV",
+	"AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME",
+	"AWS_XRAY_CONTEXT_MISSING", "AWS_XRAY_DAEMON_ADDRESS",
+	"LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
+}
+
+// environ makes the variables of a process: defaults that the function may
+// override, what its runtime adds, the function's own, and over them what the
+// platform says.
+func (e *Environment) environ(extension bool, api string) []string {
+	v := e.cfg.Version
+	env := map[string]string{
+		"LANG":                     "en_US.UTF-8",
+		"TZ":                       ":UTC",
+		"PATH":                     e.paths("/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
+		"LD_LIBRARY_PATH":          e.paths("/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib"),
+		"AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
+		"AWS_XRAY_DAEMON_ADDRESS":  xrayHost + ":" + xrayPort,
+	}
+	if tmp := e.cfg.Sandbox.Path("/tmp"); tmp != "/tmp" {
+		env["TMPDIR"] = tmp
+	}
+	if e.endpoint != "" {
+		env["AWS_ENDPOINT_URL"] = e.endpoint
+	}
+	for k, value := range e.cfg.RuntimeEnv {
+		if !extension {
+			env[k] = e.paths(value)
+		}
+	}
+	maps.Copy(env, v.Env)
+
+	maps.Copy(env, map[string]string{
+		"AWS_LAMBDA_RUNTIME_API":          api,
+		"AWS_LAMBDA_FUNCTION_NAME":        v.Function,
+		"AWS_LAMBDA_FUNCTION_VERSION":     v.Number,
+		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": strconv.Itoa(v.MemoryMB),
+		"AWS_LAMBDA_INITIALIZATION_TYPE":  e.cfg.InitType,
+		"AWS_REGION":                      v.Region,
+		"AWS_DEFAULT_REGION":              v.Region,
+		"AWS_ACCESS_KEY_ID":               e.cfg.Credentials.AccessKeyID,
+		"AWS_SECRET_ACCESS_KEY":           e.cfg.Credentials.SecretAccessKey,
+		"AWS_SESSION_TOKEN":               e.cfg.Credentials.SessionToken,
+		"AWS_LAMBDA_LOG_GROUP_NAME":       e.logGroup(),
+		"AWS_LAMBDA_LOG_STREAM_NAME":      e.logStream,
+		"LAMBDA_TASK_ROOT":                e.cfg.Sandbox.Path("/var/task"),
+		"LAMBDA_RUNTIME_DIR":              e.cfg.Sandbox.Path("/var/runtime"),
+		"_HANDLER":                        v.Handler,
+		"_AWS_XRAY_DAEMON_ADDRESS":        xrayHost,
+		"_AWS_XRAY_DAEMON_PORT":           xrayPort,
+	})
+	if strings.EqualFold(v.Logging.Format, "JSON") {
+		level := v.Logging.ApplicationLevel
+		if level == "" {
+			level = "INFO"
+		}
+		env["AWS_LAMBDA_LOG_FORMAT"], env["AWS_LAMBDA_LOG_LEVEL"] = "JSON", level
+	} else {
+		delete(env, "AWS_LAMBDA_LOG_FORMAT")
+		delete(env, "AWS_LAMBDA_LOG_LEVEL")
+	}
+	for _, k := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} {
+		if env[k] == "" {
+			delete(env, k) // an empty one would hide others a client looks for
+		}
+	}
+
+	list := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		if extension && (strings.HasPrefix(k, "_") || slices.Contains(runtimeOnly, k)) {
+			continue
+		}
+		list = append(list, k+"="+env[k])
+	}
+	return list
+}
+
+// Where an X-Ray daemon is on AWS; nothing listens there.
+const (
+	xrayHost = "169.254.100.1"
+	xrayPort = "2000"
+)
+
+func (e *Environment) logGroup() string {
+	if g := e.cfg.Version.Logging.Group; g != "" {
+		return g
+	}
+	return "/aws/lambda/" + e.cfg.Version.Function
+}
+
+// paths translates the directories in a list that the sandbox may have elsewhere.
+func (e *Environment) paths(list string) string {
+	parts := strings.Split(list, ":")
+	for i, p := range parts {
+		for _, root := range []string{"/var/lang", "/var/runtime", "/var/task", "/opt"} {
+			if p == root || strings.HasPrefix(p, root+"/") {
+				parts[i] = e.cfg.Sandbox.Path(p)
+			}
+		}
+	}
+	return strings.Join(parts, ":")
+}

@@ -1,0 +1,434 @@
+package environment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/runtimeapi"
+	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/telemetry"
+)
+
+// A party is a process that asks for the next event: the runtime or an extension
+// of its own process.
+type party struct {
+	name     string // "runtime", or the file name of the extension
+	external bool   // an extension
+	proc     sandbox.Process
+	out, err *telemetry.Lines
+	exited   bool // seen by the owner
+}
+
+// generation is the processes from one initialisation to their end.
+type generation struct {
+	api        *runtimeapi.API
+	address    string // of the API, inside
+	served     sync.WaitGroup
+	extensions []*party
+	runtime    *party
+	exits      chan *party
+	oomKills   int // before it began
+}
+
+// parties are all processes, the runtime last.
+func (g *generation) parties() []*party {
+	if g.runtime == nil {
+		return g.extensions
+	}
+	return append(g.extensions[:len(g.extensions):len(g.extensions)], g.runtime)
+}
+
+// died gives exits; never any when there is no generation.
+func (g *generation) died() <-chan *party {
+	if g == nil {
+		return nil
+	}
+	return g.exits
+}
+
+// dead reports whether a process has ended.
+func (g *generation) dead() bool {
+	if g == nil {
+		return false
+	}
+	for _, p := range g.parties() {
+		select {
+		case <-p.proc.Done():
+			return true
+		default:
+		}
+	}
+	return false
+}
+
+// flush makes what the processes have written up to now records, where the driver
+// can tell (sandbox.Flusher).
+func (g *generation) flush() {
+	if g == nil {
+		return
+	}
+	for _, p := range g.parties() {
+		if f, ok := p.proc.(interface{ Flush() }); ok {
+			f.Flush()
+		}
+	}
+}
+
+// drain waits for the last output of a process that has ended, not for that of
+// others that hold its pipes.
+func (g *generation) drain(p *party) {
+	if g == nil || p == nil {
+		return
+	}
+	t := time.NewTimer(50 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-p.proc.Drained():
+	case <-t.C:
+	}
+}
+
+// close forgets the dead.
+func (g *generation) close() {
+	g.api.Close()
+	g.served.Wait()
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	for _, p := range g.parties() {
+		select {
+		case <-p.proc.Drained():
+		case <-t.C:
+			t.Reset(0)
+		}
+		p.out.Close()
+		p.err.Close()
+	}
+}
+
+// begin opens the APIs for new processes.
+func (e *Environment) begin() (*generation, error) {
+	l, err := e.cfg.Sandbox.Listen(runtimeAPIAddress)
+	if err != nil {
+		return nil, fmt.Errorf("environment: listen for the Runtime API: %w", err)
+	}
+	v := e.cfg.Version
+	_, err = e.cfg.Sandbox.Stat(killSwitch)
+	g := &generation{
+		api: runtimeapi.New(runtimeapi.Config{
+			AccountID: v.Account, FunctionName: v.Function, FunctionVersion: v.Number, Handler: v.Handler,
+			NoExtensions: err == nil,
+		}),
+		address: l.Addr().String(),
+		exits:   make(chan *party, lambdad.MaxExtensions+1),
+	}
+	if u, err := e.cfg.Sandbox.Usage(); err == nil {
+		g.oomKills = u.OOMKills
+	}
+	g.served.Go(func() {
+		if err := g.api.Serve(l); err != nil {
+			e.log.Error("the Runtime API of an environment stopped", "err", err)
+		}
+	})
+	return g, nil
+}
+
+// killSwitch is a file that turns all extensions off (extensions-api.md 1).
+const killSwitch = "/opt/disable-extensions-jwigqn8j"
+
+const extensionDir = "/opt/extensions"
+
+// start starts a process of the generation and watches for its end.
+func (e *Environment) start(ctx context.Context, g *generation, name, path, dir string, external bool) (*party, error) {
+	typ := telemetry.TypeFunctionLine
+	if external {
+		typ = telemetry.TypeExtensionLine
+	}
+	box := e.cfg.Sandbox
+	p := &party{name: name, external: external, out: telemetry.NewLines(e.cfg.Stream, typ), err: telemetry.NewLines(e.cfg.Stream, typ)}
+	proc, err := box.Start(ctx, sandbox.Command{
+		Party: name, Path: box.Path(path), Env: e.environ(external, g.address), Dir: box.Path(dir),
+		Stdout: p.out, Stderr: p.err,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.proc = proc
+	go func() {
+		<-proc.Done()
+		g.exits <- p
+	}()
+	return p, nil
+}
+
+// init starts all processes and returns when all of them ask for their first
+// event. In an invocation, where it is suppressed, limit is what is left of the
+// function's timeout; otherwise it is nil and the limit of initialisations begins
+// with the first process.
+func (e *Environment) init(ctx context.Context, phase string, inv *invocation, limit <-chan time.Time) *failure {
+	begun := time.Now()
+	e.ready = false
+	if phase == telemetry.PhaseInvoke {
+		e.setCPU(0)
+	}
+	e.cfg.Stream.Remember()
+	e.emit(telemetry.TypeInitStart, telemetry.InitStart{
+		InitializationType: e.cfg.InitType, Phase: phase,
+		RuntimeVersion: e.cfg.RuntimeVersion, RuntimeVersionARN: e.cfg.RuntimeVersionARN,
+		FunctionName: e.cfg.Version.Function, FunctionVersion: e.cfg.Version.Number,
+		InstanceID: e.logStream, InstanceMaxMemory: int64(e.cfg.Version.MemoryMB) << 20,
+	})
+	f := e.boot(ctx, inv, limit)
+	duration := time.Since(begun)
+	e.cfg.Stream.Forget()
+	status, errorType := telemetry.StatusSuccess, ""
+	if f != nil {
+		f.initialising = true
+		if f.stopped {
+			return f
+		}
+		status, errorType = f.status, f.telemetryType()
+		e.gen.drain(f.party)
+		if f.status == telemetry.StatusTimeout {
+			e.log.Warn("initialisation hit its limit", "limit", duration.Round(time.Millisecond), "waited for", nameList(e.gen.initBlame()))
+		} else if f.cause != nil {
+			e.log.Error("initialisation failed for the platform's fault", "err", f.cause)
+		}
+	}
+	e.gen.flush()
+	if e.gen != nil {
+		if e.gen.runtime != nil {
+			e.emit(telemetry.TypeInitRuntimeDone, telemetry.InitRuntimeDone{
+				InitializationType: e.cfg.InitType, Phase: phase, Status: status, ErrorType: errorType,
+			})
+		}
+		for _, x := range e.gen.api.Extensions() {
+			e.emit(telemetry.TypeExtension, telemetry.Extension{Name: x.Name, State: x.State, Events: x.Events, ErrorType: x.ErrorType})
+		}
+	}
+	e.emit(telemetry.TypeInitReport, telemetry.InitReport{
+		InitializationType: e.cfg.InitType, Phase: phase, Status: status, ErrorType: errorType,
+		Metrics: telemetry.InitMetrics{Duration: telemetry.Millis(duration)},
+	})
+	if f != nil {
+		return f
+	}
+	e.ready = true
+	if phase == telemetry.PhaseInit {
+		e.initDuration = duration
+	}
+	e.setCPU(float64(e.cfg.Version.MemoryMB) * lambdad.CPUPerMB)
+	return nil
+}
+
+func (e *Environment) setCPU(cores float64) {
+	if err := e.cfg.Sandbox.SetCPU(cores); err != nil && !errors.Is(err, sandbox.ErrDestroyed) {
+		e.log.Warn("cannot limit the processor share of an environment", "cores", cores, "err", err)
+	}
+}
+
+// boot is the sequence of lifecycle.md section 3.1.
+func (e *Environment) boot(ctx context.Context, inv *invocation, limit <-chan time.Time) *failure {
+	g, err := e.begin()
+	if err != nil {
+		return sandboxFailure(err)
+	}
+	e.gen = g
+	wait := func(until func() bool) *failure { return e.awaitInit(ctx, inv, limit, until) }
+	first := func() {
+		if limit == nil {
+			limit = time.After(e.initLimit())
+		}
+	}
+
+	begun := time.Now()
+	names, err := e.extensionFiles()
+	if err != nil {
+		return sandboxFailure(err)
+	}
+	for i, name := range names {
+		g.api.Expect(name)
+		if i == lambdad.MaxExtensions {
+			g.api.LaunchFailed(name, "TooManyExtensions")
+			return &failure{status: telemetry.StatusError, errorType: errLaunch, text: "Extension limit (10) reached"}
+		}
+		first()
+		p, err := e.start(ctx, g, name, extensionDir+"/"+name, "/", true)
+		if err != nil {
+			return e.launchFailed(g, name, err)
+		}
+		g.extensions = append(g.extensions, p)
+	}
+	if len(names) > 0 {
+		if f := wait(g.api.Registered); f != nil {
+			return f
+		}
+		e.cfg.Stream.EmitSpan(telemetry.SpanExtensionInit, "", "", begun)
+	}
+
+	begun = time.Now()
+	path, f := e.entrypoint()
+	if f != nil {
+		return f
+	}
+	first()
+	p, err := e.start(ctx, g, "runtime", path, "/var/task", false)
+	if err != nil {
+		return e.runtimeLaunchFailed(err)
+	}
+	g.runtime = p
+	if f := wait(g.api.Ready); f != nil {
+		return f
+	}
+	e.cfg.Stream.EmitSpan(telemetry.SpanRuntimeInit, "", "", begun)
+	return nil
+}
+
+// initLimit is how long an initialisation may take (lifecycle.md section 3.2).
+func (e *Environment) initLimit() time.Duration {
+	if e.cfg.InitType == "on-demand" {
+		return lambdad.InitLimit
+	}
+	return min(max(130*time.Second, e.cfg.Version.Timeout), 900*time.Second)
+}
+
+// extensionFiles lists what is to be started, in the order of the directory.
+func (e *Environment) extensionFiles() ([]string, error) {
+	if _, err := e.cfg.Sandbox.Stat(killSwitch); err == nil {
+		return nil, nil
+	}
+	entries, err := e.cfg.Sandbox.ReadDir(extensionDir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("environment: list %s: %w", extensionDir, err)
+	}
+	var names []string
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			names = append(names, entry.Name())
+		}
+	}
+	return names, nil
+}
+
+func (e *Environment) launchFailed(g *generation, name string, err error) *failure {
+	var exec *sandbox.ExecError
+	if !errors.As(err, &exec) {
+		return sandboxFailure(err)
+	}
+	errorType := "UnknownError"
+	if errors.Is(exec.Err, syscall.EACCES) {
+		errorType = "PermissionDenied"
+	}
+	g.api.LaunchFailed(name, errorType)
+	text := (&sandbox.ExecError{Path: extensionDir + "/" + name, Err: exec.Err}).Error()
+	return &failure{status: telemetry.StatusError, errorType: errLaunch, text: text}
+}
+
+func (e *Environment) runtimeLaunchFailed(err error) *failure {
+	var exec *sandbox.ExecError
+	if !errors.As(err, &exec) {
+		return sandboxFailure(err)
+	}
+	return &failure{status: telemetry.StatusError, errorType: errEntrypoint, text: exec.Error()}
+}
+
+// entrypoint finds the program of the runtime.
+func (e *Environment) entrypoint() (string, *failure) {
+	for _, path := range e.cfg.Entrypoints {
+		fi, err := e.cfg.Sandbox.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		case err != nil && errors.Is(err, sandbox.ErrDestroyed):
+			return "", sandboxFailure(err)
+		case err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0:
+			return path, nil
+		}
+	}
+	return "", &failure{status: telemetry.StatusError, errorType: errEntrypoint,
+		text: fmt.Sprintf("Couldn't find valid bootstrap(s): %v", e.cfg.Entrypoints)}
+}
+
+// awaitInit waits for a gate of the initialisation, or for what comes in between.
+func (e *Environment) awaitInit(ctx context.Context, inv *invocation, limit <-chan time.Time, until func() bool) *failure {
+	stopping := e.stopping
+	if inv != nil {
+		stopping = nil // an invocation in flight is finished
+	}
+	for !until() {
+		select {
+		case <-e.gen.api.Changed():
+			if posted := e.gen.api.InitErrored(); posted != nil && inv != nil && posted.ErrorType == e.gen.api.Fatal() {
+				// The caller need not wait for the exit that follows.
+				inv.give(posted.Payload, true)
+			}
+		case p := <-e.gen.exits:
+			return e.crashed(p)
+		case <-limit:
+			return timedOut(e.cfg.Version.Timeout)
+		case <-stopping:
+			return &failure{stopped: true}
+		case <-ctx.Done():
+			return sandboxFailure(ErrEnded)
+		}
+	}
+	return nil
+}
+
+// initBlame names who keeps the initialisation waiting, and the call never made.
+func (g *generation) initBlame() []string {
+	if g == nil {
+		return nil
+	}
+	list := g.api.Extensions()
+	var names []string
+	blame := func(format string, args ...any) { names = append(names, fmt.Sprintf(format, args...)) }
+	unregistered := 0
+	for _, x := range list {
+		if x.External && x.State == runtimeapi.Started {
+			unregistered++
+		}
+	}
+	for _, x := range list {
+		switch {
+		case x.State == runtimeapi.InitError || x.State == runtimeapi.ExitError:
+			blame("%s reported an error and did not exit", x.Name)
+		case x.External && x.State == runtimeapi.Started:
+			other := ""
+			for _, y := range list {
+				// Before the runtime starts nobody else can have registered.
+				if !y.External && g.runtime == nil && (unregistered == 1 || related(x.Name, y.Name)) {
+					other = y.Name
+				}
+			}
+			if other != "" {
+				blame("%s registered as %s: an external extension must register under its file name", x.Name, other)
+			} else {
+				blame("%s never called register", x.Name)
+			}
+		case x.State == runtimeapi.Registered:
+			blame("%s registered and never called event/next", x.Name)
+		}
+	}
+	switch {
+	case g.runtime == nil:
+	case g.api.InitErrored() != nil:
+		blame("the runtime posted init/error and did not exit")
+	case !g.api.RuntimeReady():
+		blame("the runtime never called invocation/next")
+	}
+	return names
+}
+
+// related reports whether one name begins with the other, as otel.sh and otel do.
+func related(a, b string) bool {
+	n := min(len(a), len(b))
+	return n > 0 && a[:n] == b[:n]
+}

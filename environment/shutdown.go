@@ -1,0 +1,138 @@
+package environment
+
+import (
+	"context"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/lambdad/lambdad/runtimeapi"
+)
+
+// Budgets of the shutdown sequence (lifecycle.md section 6).
+const (
+	budgetExternal = 2000 * time.Millisecond
+	budgetInternal = 500 * time.Millisecond
+	shareRuntime   = 300 * time.Millisecond // of the runtime, with external extensions
+	killWait       = 2 * time.Second        // for processes to go after SIGKILL
+)
+
+// halt is the shutdown sequence: the runtime first, then SHUTDOWN to extensions
+// of their own process, and SIGKILL to what is left when the budget is spent. It
+// ends the main processes; Reset or Destroy ends whatever else is there.
+func (e *Environment) halt(ctx context.Context, reason, spanName string) {
+	g := e.gen
+	if g == nil || ctx.Err() != nil {
+		return
+	}
+	// A frozen process cannot act on a signal, a throttled one not in time.
+	if err := e.thaw(ctx); err != nil {
+		e.log.Error("cannot thaw an environment to shut it down; it is killed", "err", err)
+		return
+	}
+	e.setCPU(0)
+	begun := time.Now()
+	defer e.cfg.Stream.EmitSpan(spanName, "", "", begun)
+
+	external, internal := false, false
+	for _, x := range g.api.Extensions() {
+		switch {
+		case !x.External:
+			internal = true
+		case x.State != runtimeapi.Started && x.State != runtimeapi.LaunchError:
+			external = true
+		}
+	}
+	var budget, share time.Duration
+	switch {
+	case external && internal:
+		budget, share = budgetExternal, budgetInternal
+	case external:
+		budget, share = budgetExternal, shareRuntime
+	case internal:
+		budget, share = budgetInternal, budgetInternal
+	}
+
+	if p := g.runtime; p != nil && !p.exited {
+		runtime := func(q *party) bool { return q == p }
+		if share > 0 {
+			e.signal(p, syscall.SIGTERM)
+			if !e.awaitExits(ctx, g, begun.Add(share), runtime) {
+				e.log.Debug("the runtime did not exit on SIGTERM in time", "limit", share)
+			}
+		}
+		if !p.exited {
+			e.signal(p, syscall.SIGKILL)
+			e.awaitExits(ctx, g, time.Now().Add(killWait), runtime)
+		}
+	}
+
+	deadline := begun.Add(budget)
+	told := g.api.Shutdown(reason, deadline)
+	for _, p := range g.extensions {
+		if !p.exited && !slices.Contains(told, p.name) {
+			e.signal(p, syscall.SIGKILL)
+		}
+	}
+	all := func(*party) bool { return true }
+	if len(told) > 0 && !e.awaitExits(ctx, g, deadline, func(p *party) bool { return slices.Contains(told, p.name) }) && ctx.Err() == nil {
+		e.log.Warn("shutdown hit its limit", "limit", budget, "waited for", nameList(g.shutdownBlame()))
+	}
+	for _, p := range g.extensions {
+		if !p.exited {
+			e.signal(p, syscall.SIGKILL)
+			g.api.Exited(p.name, runtimeapi.ShutdownFailed)
+		}
+	}
+	if !e.awaitExits(ctx, g, time.Now().Add(killWait), all) && ctx.Err() == nil {
+		e.log.Warn("processes did not end on SIGKILL in time; the sandbox ends them", "limit", killWait)
+	}
+}
+
+func (e *Environment) signal(p *party, sig syscall.Signal) {
+	if err := p.proc.Signal(sig); err != nil {
+		e.log.Warn("cannot signal a process", "process", p.name, "signal", sig.String(), "err", err)
+	}
+}
+
+// awaitExits waits until the processes that who chooses have ended, and reports
+// whether they have.
+func (e *Environment) awaitExits(ctx context.Context, g *generation, until time.Time, who func(*party) bool) bool {
+	t := time.NewTimer(time.Until(until))
+	defer t.Stop()
+	for slices.ContainsFunc(g.parties(), func(p *party) bool { return who(p) && !p.exited }) {
+		select {
+		case p := <-g.exits:
+			p.exited = true
+			if p.external {
+				state := runtimeapi.Exited
+				if x := p.proc.Exit(); x.Code != 0 || x.Signal != 0 {
+					state = runtimeapi.ShutdownFailed
+				}
+				g.api.Exited(p.name, state)
+			}
+		case <-t.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// shutdownBlame names who kept the shutdown waiting.
+func (g *generation) shutdownBlame() []string {
+	var names []string
+	for _, x := range g.api.Extensions() {
+		i := slices.IndexFunc(g.extensions, func(p *party) bool { return p.name == x.Name })
+		if !x.External || i < 0 || g.extensions[i].exited {
+			continue
+		}
+		if x.Told {
+			names = append(names, x.Name+" got the SHUTDOWN event and did not exit")
+		} else {
+			names = append(names, x.Name+" never called event/next for its SHUTDOWN event")
+		}
+	}
+	return names
+}
