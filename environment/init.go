@@ -74,7 +74,7 @@ func (g *generation) flush() {
 		return
 	}
 	for _, p := range g.parties() {
-		if f, ok := p.proc.(interface{ Flush() }); ok {
+		if f, ok := p.proc.(sandbox.Flusher); ok {
 			f.Flush()
 		}
 	}

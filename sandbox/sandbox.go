@@ -158,6 +158,16 @@ type Process interface {
 	Drained() <-chan struct{}
 }
 
+// A Flusher is a Process whose output can be waited for while it lives: an
+// optional ability, which lets the log of an invocation hold what was printed
+// before its end.
+type Flusher interface {
+	// Flush returns when everything the group wrote before the call has been
+	// given to Stdout and Stderr. It is called after every invocation, so it
+	// must be cheap, and it must not wait for output that is still to come.
+	Flush()
+}
+
 // Exit is how a process ended.
 type Exit struct {
 	Code   int            // exit status, when Signal is 0

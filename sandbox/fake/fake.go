@@ -142,6 +142,7 @@ type Sandbox struct {
 	frozen    bool
 	oom       int
 	trace     []string
+	attempts  map[string]int
 }
 
 var _ sandbox.Freezer = (*Sandbox)(nil)
@@ -469,6 +470,11 @@ func (s *Sandbox) Start(_ context.Context, cmd sandbox.Command) (sandbox.Process
 	s.groups = append(s.groups, g)
 	p := g.add(cmd)
 	g.first = p
+	if s.attempts == nil {
+		s.attempts = map[string]int{}
+	}
+	s.attempts[cmd.Party]++
+	p.attempt = s.attempts[cmd.Party]
 	go p.run(run)
 	return g, nil
 }
@@ -568,6 +574,7 @@ type Proc struct {
 	conns   map[net.Conn]bool
 	handler chan syscall.Signal
 	ended   atomic.Bool
+	attempt int
 }
 
 func (p *Proc) run(program Program) {
@@ -614,6 +621,18 @@ func (p *Proc) signal(sig syscall.Signal) {
 	}
 	p.finish(sandbox.Exit{Signal: sig})
 }
+
+// ReadFile reads a file of the mounts.
+func (p *Proc) ReadFile(inside string) ([]byte, error) {
+	host := p.group.sandbox.host(inside)
+	if host == "" {
+		return nil, &fs.PathError{Op: "open", Path: inside, Err: fs.ErrNotExist}
+	}
+	return os.ReadFile(host)
+}
+
+// Attempt counts the processes of this party in the sandbox: 1 for the first.
+func (p *Proc) Attempt() int { return p.attempt }
 
 // Killed is closed when the process has ended; its program must return.
 func (p *Proc) Killed() <-chan struct{} { return p.killed }
