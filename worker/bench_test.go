@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/environment"
 	"github.com/lambdad/lambdad/sandbox"
 )
 
@@ -12,7 +13,6 @@ import (
 type noop struct {
 	w    *Local
 	inst *instance
-	done chan struct{}
 }
 
 var ok = &lambdad.Response{}
@@ -21,14 +21,14 @@ func (n *noop) Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, 
 	n.w.idled(n.inst, n)
 	return ok, nil
 }
-func (n *noop) Shutdown(context.Context) { n.Kill() }
-func (n *noop) Kill()                    { n.w.ended(n.inst, nil); close(n.done) }
-func (n *noop) Done() <-chan struct{}    { return n.done }
+func (n *noop) Shutdown(context.Context)   { n.Kill() }
+func (n *noop) Kill()                      { n.w.ended(n.inst, nil) }
+func (n *noop) Status() environment.Status { return environment.Status{} }
 
 func noopWorker() *Local {
 	w := newLocal(Config{MemoryBudget: 1 << 40})
 	w.build = func(_ context.Context, inst *instance) error {
-		n := &noop{w: w, inst: inst, done: make(chan struct{})}
+		n := &noop{w: w, inst: inst}
 		w.attach(inst, func() (sandbox.Usage, error) { return sandbox.Usage{}, nil }, nil)
 		w.began(inst, n)
 		w.idled(inst, n)

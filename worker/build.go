@@ -1,14 +1,195 @@
 package worker
 
 import (
-	"errors"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
 
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/environment"
 	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/telemetry"
 )
 
-// errEnded says that an environment ended before it took an invocation.
-var errEnded = errors.New("the environment has ended")
+// Limits of what the lines of one environment may take while LogCopy is slow.
+const (
+	maxCopyEvents = 10000
+	maxCopyBytes  = 4 << 20
+)
 
-type usageFunc = func() (sandbox.Usage, error)
+// Every sandbox may have so many processes and threads, and each process so many
+// open descriptors (lifecycle.md section 9).
+const (
+	maxProcesses = 1024
+	maxFiles     = 1024
+)
 
-type Runtimes interface{}
+// A cleanup is what has to be given back, last taken first.
+type cleanup []func()
+
+func (c *cleanup) push(f func()) {
+	if f != nil {
+		*c = append(*c, f)
+	}
+}
+
+func (c *cleanup) run() {
+	for _, f := range slices.Backward(*c) {
+		f()
+	}
+	*c = nil
+}
+
+// create builds the environment of an instance and starts it: runtime, code and
+// layers, sandbox, credentials, log. When a step fails, what the earlier ones took
+// is given back and the environment never existed.
+func (w *Local) create(ctx context.Context, inst *instance) (err error) {
+	v := inst.pool.version
+	var held cleanup
+	defer func() {
+		if err != nil {
+			held.run()
+		}
+	}()
+	steps := stopwatch{last: inst.since}
+	log := w.log.With("environment", inst.id, "function", v.Function, "version", v.Number)
+
+	if w.logErr != nil {
+		return failed(v, "open its log", w.logErr)
+	}
+	if w.cfg.Reserve != nil {
+		if err := w.cfg.Reserve(); err != nil {
+			return &lambdad.Error{Code: "ServiceException", Err: err,
+				Message: fmt.Sprintf("No environment of function %s can be started now: %v.", v.Function, err)}
+		}
+	}
+	rt, err := w.cfg.Runtimes.Resolve(ctx, v.Runtime)
+	if err != nil {
+		return failed(v, "find its runtime "+v.Runtime, err)
+	}
+	steps.lap("runtime")
+
+	open := func(a lambdad.Archive) (string, error) {
+		dir, release, err := w.cfg.Archives.Open(ctx, a.Digest)
+		if err == nil {
+			held.push(release)
+		}
+		return dir, err
+	}
+	code, err := open(v.Code)
+	if err != nil {
+		return failed(v, "unpack its code", err)
+	}
+	layers := make([]string, len(v.Layers))
+	for i, a := range v.Layers {
+		if layers[i], err = open(a); err != nil {
+			return failed(v, "unpack its layer "+a.ARN, err)
+		}
+	}
+	steps.lap("archives")
+
+	sb, err := w.cfg.Driver.Create(ctx, sandbox.Spec{
+		ID: inst.id,
+		Mounts: append([]sandbox.Mount{
+			{Target: "/var/task", Sources: []string{code}},
+			{Target: "/opt", Sources: layers},
+		}, rt.Mounts...),
+		TmpBytes:     int64(v.EphemeralMB) << 20,
+		MemoryBytes:  int64(v.MemoryMB) << 20,
+		MaxProcesses: maxProcesses,
+		MaxFiles:     maxFiles,
+	})
+	if err != nil {
+		return failed(v, "create its sandbox", err)
+	}
+	steps.lap("sandbox")
+
+	// From here on nothing fails: the environment owns the sandbox.
+	cfg := environment.Config{
+		ID:                inst.id,
+		Version:           v,
+		Entrypoints:       rt.Entrypoints,
+		RuntimeEnv:        rt.Env,
+		RuntimeVersion:    rt.Version,
+		RuntimeVersionARN: rt.VersionARN(v.Region),
+		Sandbox:           sb,
+		LogStream:         v.LogStream(inst.since, inst.id),
+		FreezeDelay:       w.cfg.FreezeDelay,
+		Logger:            w.cfg.Logger,
+		OnIdle:            func(e *environment.Environment) { w.idled(inst, e) },
+		OnEnd:             func(_ *environment.Environment, err error) { w.ended(inst, err) },
+	}
+	if w.cfg.Credentials != nil {
+		var revoke func()
+		cfg.Credentials, revoke = w.cfg.Credentials(v, inst.id)
+		held.push(revoke)
+	}
+	if w.cfg.Endpoint != nil {
+		cfg.Endpoint = w.cfg.Endpoint(inst.id)
+	}
+	cfg.Stream = telemetry.NewStream(w.sinks(v, cfg.LogStream, &held)...)
+
+	w.attach(inst, sb.Usage, held.run)
+	w.began(inst, environment.Start(cfg))
+	steps.lap("start")
+	log.Debug("environment built", steps.laps...)
+	return nil
+}
+
+// sinks are those who get the log of an environment.
+func (w *Local) sinks(v *lambdad.Version, stream string, held *cleanup) []telemetry.Sink {
+	format := telemetry.NewFormat(v.Logging.Format, v.Logging.ApplicationLevel, v.Logging.SystemLevel)
+	var sinks []telemetry.Sink
+	if w.logs != nil {
+		group := v.Logging.Group
+		if group == "" {
+			group = "/aws/lambda/" + v.Function
+		}
+		sinks = append(sinks, w.logs.Open(group, stream, format))
+	}
+	if w.cfg.LogCopy != nil {
+		q := telemetry.NewQueue(maxCopyEvents, maxCopyBytes)
+		copied := make(chan struct{})
+		go func() {
+			defer close(copied)
+			copyLog(w.cfg.LogCopy, &w.copying, q, format)
+		}()
+		held.push(func() { q.Close(); <-copied })
+		sinks = append(sinks, q)
+	}
+	return sinks
+}
+
+// copyLog writes lines until the queue is closed and empty. Trouble with the
+// writer is the writer's: the log has its own place.
+func copyLog(out io.Writer, one *sync.Mutex, q *telemetry.Queue, format telemetry.Format) {
+	var buf []byte
+	for {
+		events, err := q.Next(context.Background())
+		if err != nil || len(events) == 0 {
+			return
+		}
+		buf = buf[:0]
+		for _, e := range events {
+			buf = format.Append(buf, e)
+		}
+		one.Lock()
+		_, _ = out.Write(buf)
+		one.Unlock()
+	}
+}
+
+// A stopwatch measures the steps of a build for the log.
+type stopwatch struct {
+	last time.Time
+	laps []any
+}
+
+func (s *stopwatch) lap(name string) {
+	now := time.Now()
+	s.laps = append(s.laps, name, now.Sub(s.last))
+	s.last = now
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/runtimes"
 	"github.com/lambdad/lambdad/sandbox"
 )
 
@@ -30,7 +31,8 @@ type Config struct {
 
 	// IdleTimeout retires an environment that was idle so long; 0: 5 minutes.
 	IdleTimeout time.Duration
-	// FreezeDelay is how long an idle environment runs on before it is frozen.
+	// FreezeDelay is how long an idle environment runs on before it is frozen;
+	// negative: it is never frozen.
 	FreezeDelay time.Duration
 	// WaitLimit is how long a request waits for memory before it is throttled;
 	// 0: 10 seconds.
@@ -60,4 +62,9 @@ type Config struct {
 // Archives gives the unpacked copy of an archive; release allows to remove it.
 type Archives interface {
 	Open(ctx context.Context, digest string) (path string, release func(), err error)
+}
+
+// Runtimes says what a runtime identifier needs on this host.
+type Runtimes interface {
+	Resolve(ctx context.Context, name string) (*runtimes.Runtime, error)
 }

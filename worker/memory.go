@@ -84,12 +84,12 @@ func (w *Local) sample() {
 }
 
 func (w *Local) stale(inst *instance, now time.Time) bool {
-	switch inst.state {
-	case idle:
+	switch {
+	case inst.state == idle && w.cfg.FreezeDelay >= 0 && !w.plain:
 		// A frozen environment does not change.
 		frozen := inst.idleSince.Add(w.cfg.FreezeDelay)
 		return inst.sampledAt.Before(frozen) && now.After(frozen)
-	case starting, busy:
+	case inst.state < ending:
 		return now.Sub(inst.sampledAt) >= busyPeriod
 	}
 	return false

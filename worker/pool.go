@@ -244,8 +244,18 @@ func (p *pool) pop() *instance {
 	return inst
 }
 
-// end shuts an environment down in the background. It must be idle or just
-// freed; gone follows when it has ended.
+// endSurplus ends an environment in its first initialisation that nobody waits
+// for and nobody will.
+func (w *Local) endSurplus(inst *instance) {
+	p := inst.pool
+	if inst.state == starting && inst.env != nil && (p.retired || w.draining) && p.wanted() < 0 {
+		w.started(inst)
+		w.end(inst)
+	}
+}
+
+// end shuts an environment down in the background. It must be idle, just freed or
+// just started; settle follows when it has ended.
 func (w *Local) end(inst *instance) {
 	if inst.state == idle {
 		inst.pool.idle = remove(inst.pool.idle, inst)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/environment"
 	"github.com/lambdad/lambdad/sandbox"
 )
 
@@ -168,7 +169,7 @@ func (e *fakeEnv) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad
 	e.mu.Lock()
 	if e.dead {
 		e.mu.Unlock()
-		return nil, errEnded
+		return nil, environment.ErrEnded
 	}
 	if e.busy {
 		e.mu.Unlock()
@@ -225,7 +226,9 @@ func (e *fakeEnv) die(err error) {
 	}
 }
 
-func (e *fakeEnv) Done() <-chan struct{} { return e.done }
+func (e *fakeEnv) Status() environment.Status {
+	return environment.Status{ID: e.name, Age: time.Since(e.birth)}
+}
 
 func version(name, generation string) *lambdad.Version {
 	return &lambdad.Version{Account: "123456789012", Region: "eu-west-1", Function: name, Number: latest, Generation: generation}
@@ -941,7 +944,7 @@ func TestChurn(t *testing.T) {
 					_, err := h.invoke(ctx, version(fmt.Sprintf("f%d", (c+i)%5), fmt.Sprint(i/20)))
 					cancel()
 					switch code := lambdad.ErrorCode(err); {
-					case err == nil, code == "ServiceException", code == "TooManyRequestsException", errors.Is(err, context.DeadlineExceeded), errors.Is(err, errEnded):
+					case err == nil, code == "ServiceException", code == "TooManyRequestsException", errors.Is(err, context.DeadlineExceeded), errors.Is(err, environment.ErrEnded):
 					default:
 						t.Errorf("caller got %v", err)
 					}

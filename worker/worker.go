@@ -27,6 +27,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -39,6 +40,9 @@ import (
 	"time"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/environment"
+	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/telemetry"
 )
 
 const (
@@ -65,16 +69,21 @@ type env interface {
 	Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error)
 	Shutdown(context.Context)
 	Kill()
-	Done() <-chan struct{}
+	Status() environment.Status
 }
+
+type usageFunc = func() (sandbox.Usage, error)
 
 // Local runs invocations in environments on this host.
 type Local struct {
-	cfg   Config
-	log   *slog.Logger
-	plain bool // one environment per function
-	// build makes the environment of an instance; its callbacks are idled and
-	// ended. When it fails nothing is left of the environment.
+	cfg     Config
+	log     *slog.Logger
+	logs    *telemetry.Files // nil without a LogDir, or when logErr says why
+	logErr  error
+	copying sync.Mutex // one environment writes to LogCopy at a time
+	plain   bool       // one environment per function
+	// build makes the environment of an instance, of which it calls attach and
+	// began; the environment calls idled and ended. When it fails nothing is left.
 	build       func(context.Context, *instance) error
 	hostMemory  func() (int64, error) // nil with a configured budget
 	hostReserve int64
@@ -102,7 +111,18 @@ type Local struct {
 	drained   chan struct{} // closed when draining and nothing is left
 }
 
-// newLocal makes a worker whose environments come from build.
+// NewLocal makes a worker. Run does its background work; Drain ends it. A log
+// directory that cannot be used is told to everyone who invokes.
+func NewLocal(cfg Config) *Local {
+	w := newLocal(cfg)
+	w.build = w.create
+	if cfg.LogDir != "" {
+		w.logs, w.logErr = telemetry.NewFiles(telemetry.FilesConfig{Dir: cfg.LogDir, Reserve: cfg.Reserve, Logger: cfg.Logger})
+	}
+	return w
+}
+
+// newLocal makes a worker without a build.
 func newLocal(cfg Config) *Local {
 	cfg = cfg.withDefaults()
 	w := &Local{
@@ -150,10 +170,11 @@ func (c Config) withDefaults() Config {
 }
 
 // Invoke runs one invocation and returns the answer of the runtime, or what the
-// platform says in its place. The end of ctx ends the wait for an environment,
-// never an invocation that was handed over. Errors are *lambdad.Error:
-// TooManyRequestsException when memory is short for longer than the wait limit,
-// ServiceException when an environment cannot be built or the server stops.
+// platform says in its place. The end of ctx ends the wait and is returned as its
+// cause; an invocation that was handed over goes on. All other errors are
+// *lambdad.Error: TooManyRequestsException when memory is short for longer than
+// the wait limit, ServiceException when an environment cannot be built or the
+// server stops, and what Runtimes and Archives have a name for.
 func (w *Local) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
 	for try := 1; ; try++ {
 		e, err := w.claim(ctx, inv.Version)
@@ -161,10 +182,14 @@ func (w *Local) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.R
 			return nil, err
 		}
 		resp, err := e.Invoke(ctx, inv)
-		if err != nil && try < handovers && errors.Is(err, errEnded) {
-			continue // it died while it was idle and never saw the event
+		if !errors.Is(err, environment.ErrEnded) {
+			return resp, err
 		}
-		return resp, err
+		// It died while it was idle and never saw the event: once it has, it
+		// answers whatever happens.
+		if try == handovers {
+			return nil, failed(inv.Version, "keep it alive", err)
+		}
 	}
 }
 
@@ -314,6 +339,7 @@ func (w *Local) began(inst *instance, e env) {
 	w.mu.Lock()
 	inst.env = e
 	killed := w.killed
+	w.endSurplus(inst)
 	w.mu.Unlock()
 	if killed {
 		e.Kill()
@@ -342,7 +368,7 @@ func (w *Local) ended(inst *instance, err error) {
 	w.leave(inst)
 	if was == starting {
 		if err == nil {
-			err = errEnded
+			err = environment.ErrEnded
 		}
 		w.failWaiter(inst.pool, failed(inst.pool.version, "initialise it", err))
 	}
@@ -351,19 +377,22 @@ func (w *Local) ended(inst *instance, err error) {
 	if release != nil {
 		release()
 	}
-	w.log.Debug("environment ended", "environment", inst.id, "function", inst.pool.name, "version", inst.pool.number,
-		"age", time.Since(inst.since), "err", err)
+	level, text := slog.LevelDebug, "environment ended"
+	if err != nil && was != starting {
+		level, text = slog.LevelWarn, "environment lost" // nobody else is told
+	}
+	w.log.Log(context.Background(), level, text, "environment", inst.id, "function", inst.pool.name,
+		"version", inst.pool.number, "age", time.Since(inst.since), "err", err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.settle(inst)
 }
 
-// shutdown ends one environment; ended is called by it.
+// shutdown ends one environment, which calls ended, and returns when it is gone.
 func (w *Local) shutdown(inst *instance) {
 	w.ends <- struct{}{}
 	defer func() { <-w.ends }()
 	inst.env.Shutdown(w.ctx)
-	<-inst.env.Done()
 }
 
 // Retire takes environments out of use because their version is no more what it
@@ -389,6 +418,9 @@ func (w *Local) Retire(account, region, name, keepGeneration string) {
 				w.end(p.idle[len(p.idle)-1])
 			}
 		}
+	}
+	for inst := range w.instances {
+		w.endSurplus(inst)
 	}
 	if len(f.pools) == 0 && f.current == "" {
 		delete(w.functions, k)
@@ -456,6 +488,9 @@ func (w *Local) Drain(ctx context.Context) error {
 	for inst := w.longestIdle(); inst != nil; inst = w.longestIdle() {
 		w.end(inst)
 	}
+	for inst := range w.instances {
+		w.endSurplus(inst)
+	}
 	w.checkDrained()
 	w.mu.Unlock()
 	var err error
@@ -466,7 +501,34 @@ func (w *Local) Drain(ctx context.Context) error {
 	}
 	w.cancel()
 	w.work.Wait()
+	if w.logs != nil {
+		err = errors.Join(err, w.logs.Close())
+	}
 	return err
+}
+
+// Environments tells what every environment is doing, those being built, too,
+// oldest first. It asks each sandbox for its use.
+func (w *Local) Environments() []environment.Status {
+	w.mu.Lock()
+	list := make([]environment.Status, 0, len(w.instances))
+	envs := make([]env, 0, len(w.instances))
+	for inst := range w.instances {
+		if inst.env != nil {
+			envs = append(envs, inst.env)
+			continue
+		}
+		list = append(list, environment.Status{
+			ID: inst.id, Function: inst.pool.name, Version: inst.pool.number,
+			State: environment.StateInitializing, Since: inst.since, Age: time.Since(inst.since),
+		})
+	}
+	w.mu.Unlock()
+	for _, e := range envs {
+		list = append(list, e.Status())
+	}
+	slices.SortFunc(list, func(a, b environment.Status) int { return cmp.Compare(b.Age, a.Age) })
+	return list
 }
 
 // kill ends everything at once.
