@@ -1,0 +1,643 @@
+//go:build amd64 || arm64
+
+package namespace
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cpuPeriod is the period of the processor quota in microseconds. The kernel's
+// own 100 ms lets a small function stand still for 93 ms; the smallest quota is
+// 1 ms, so that 10 ms is too short for the smallest functions.
+const (
+	cpuPeriod   = 20_000
+	cpuMinQuota = 1_000
+)
+
+// A hierarchy is where control groups live on this host. Three kinds exist: v2
+// with controllers; v1 with a v2 hierarchy beside it that has none but freezes
+// and kills ("hybrid"); v1 alone.
+type hierarchy struct {
+	base    string            // name of our directory in each
+	v2      string            // mount point, "" when there is none
+	unified bool              // the controllers are on v2
+	v1      map[string]string // controller to mount point; empty when unified
+}
+
+// controllers that limit or count; without them the driver still isolates.
+func controllers() []string { return []string{"memory", "pids", "cpu", "cpuacct"} }
+
+// findHierarchy reads where control groups are mounted.
+func findHierarchy(mountinfo, base string) *hierarchy {
+	h := &hierarchy{base: base, v1: map[string]string{}}
+	for line := range strings.Lines(mountinfo) {
+		left, right, ok := strings.Cut(line, " - ")
+		l, r := strings.Fields(left), strings.Fields(right)
+		if !ok || len(l) < 6 || len(r) < 3 {
+			continue
+		}
+		dir := unescape(l[4])
+		switch r[0] {
+		case "cgroup2":
+			if h.v2 == "" {
+				h.v2 = dir
+			}
+		case "cgroup":
+			for _, c := range strings.Split(r[2], ",") {
+				if (slices.Contains(controllers(), c) || c == "freezer") && h.v1[c] == "" {
+					h.v1[c] = dir
+				}
+			}
+		}
+	}
+	if h.v2 != "" {
+		b, _ := os.ReadFile(h.v2 + "/cgroup.controllers")
+		h.unified = slices.Contains(strings.Fields(string(b)), "memory")
+	}
+	if h.unified {
+		clear(h.v1)
+	}
+	return h
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	for i := 0; i+3 < len(s); i++ {
+		if s[i] == '\\' {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				s = s[:i] + string(rune(n)) + s[i+4:]
+			}
+		}
+	}
+	return s
+}
+
+// kind names the hierarchy for people.
+func (h *hierarchy) kind() string {
+	switch {
+	case h.unified:
+		return "cgroup v2"
+	case h.v2 != "":
+		return "cgroup v1 with a v2 hierarchy beside it"
+	case len(h.v1) > 0:
+		return "cgroup v1"
+	}
+	return "no cgroups"
+}
+
+// v1dirs are the distinct v1 directories for the given controllers.
+func (h *hierarchy) v1dirs(names ...string) []string {
+	var dirs []string
+	for _, n := range names {
+		if d := h.v1[n]; d != "" && !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
+}
+
+// freezes says whether processes can be stopped.
+func (h *hierarchy) freezes() bool { return h.v2 != "" || h.v1["freezer"] != "" }
+
+// roots are our directories in every hierarchy in use.
+func (h *hierarchy) roots() []string {
+	var dirs []string
+	if h.v2 != "" {
+		dirs = append(dirs, h.v2)
+	}
+	dirs = append(dirs, h.v1dirs(append(controllers(), "freezer")...)...)
+	for i := range dirs {
+		dirs[i] = filepath.Join(dirs[i], h.base)
+	}
+	return dirs
+}
+
+// prepare makes our directories.
+func (h *hierarchy) prepare() error {
+	for _, d := range h.roots() {
+		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make control group %s: %w", d, err)
+		}
+	}
+	if !h.unified {
+		return nil
+	}
+	if err := enable(h.v2); err != nil {
+		// A group with processes cannot hand controllers down: leave it first.
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		leaf := filepath.Join(h.v2, h.base, "daemon")
+		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make control group %s: %w", leaf, err)
+		}
+		if err := os.WriteFile(leaf+"/cgroup.procs", []byte("0"), 0); err != nil {
+			return fmt.Errorf("move the daemon to %s: %w", leaf, err)
+		}
+		if err := enable(h.v2); err != nil {
+			return fmt.Errorf("%w: other processes stand in this group; give lambdad one of its own (systemd: Delegate=yes)", err)
+		}
+	}
+	return enable(filepath.Join(h.v2, h.base))
+}
+
+// enable hands the controllers of a v2 group down to its children.
+func enable(dir string) error {
+	f := filepath.Join(dir, "cgroup.subtree_control")
+	if err := writeFile(f, "+memory +pids +cpu"); err != nil {
+		return fmt.Errorf("enable memory, pids and cpu in %s: %w", f, err)
+	}
+	return nil
+}
+
+func writeFile(name, value string) error {
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte(value))
+	return err
+}
+
+// A controlFile is a file of a control group kept open.
+type controlFile struct{ fd int }
+
+func openControl(name string, flags int) (controlFile, error) {
+	fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return controlFile{-1}, fmt.Errorf("open %s: %w", name, err)
+	}
+	return controlFile{fd}, nil
+}
+
+func (f controlFile) write(value string) error {
+	for {
+		_, err := unix.Pwrite(f.fd, []byte(value), 0)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// read returns the content in buf, from the beginning.
+func (f controlFile) read(buf []byte) ([]byte, error) {
+	for {
+		n, err := unix.Pread(f.fd, buf, 0)
+		if err != unix.EINTR {
+			return buf[:max(n, 0)], err
+		}
+	}
+}
+
+// number reads a file that holds one number.
+func (f controlFile) number() (int64, error) {
+	var buf [32]byte
+	b, err := f.read(buf[:])
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64)
+}
+
+func (f *controlFile) close() {
+	if f.fd >= 0 {
+		unix.Close(f.fd)
+		f.fd = -1
+	}
+}
+
+// A group is the control groups of one sandbox: its init stands in the outer
+// one, everything else below "run", which is what freezes, in one group for each
+// party.
+//
+//	v2       <name>/init, <name>/run/<party>      (limits on <name>)
+//	hybrid   v2: <name>, <name>/run/<party>; v1 memory: <name>/<party>; others: <name>
+//	v1       memory, cpuacct: <name>/<party>; freezer: <name>/run; others: <name>
+type group struct {
+	h     *hierarchy
+	name  string
+	dirs  []string // made, outermost first
+	files []*controlFile
+
+	freeze, events controlFile // v2: cgroup.freeze and cgroup.events; v1: freezer.state
+	quota          controlFile // cpu.max or cpu.cfs_quota_us
+	pids           controlFile
+	mem            memoryFiles
+	cpu            controlFile
+
+	initDir int      // v2 directory the init is cloned into, -1 without
+	joins   []string // v1 groups the init joins by itself
+}
+
+// memoryFiles are what usage is read from.
+type memoryFiles struct{ peak, usage, stat, events controlFile }
+
+// path is a directory of this sandbox in a hierarchy.
+func (g *group) path(mount string, rest ...string) string {
+	return filepath.Join(append([]string{mount, g.h.base, g.name}, rest...)...)
+}
+
+func (g *group) mkdir(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("make control group: %w", err)
+	}
+	g.dirs = append(g.dirs, dir)
+	return nil
+}
+
+func (g *group) open(f *controlFile, flags int, name string) error {
+	var err error
+	*f, err = openControl(name, flags)
+	if err == nil {
+		g.files = append(g.files, f)
+	}
+	return err
+}
+
+// newGroup makes the groups of one sandbox, without limits.
+func (h *hierarchy) newGroup(name string) (*group, error) {
+	none := controlFile{-1}
+	g := &group{h: h, name: name, initDir: -1, freeze: none, events: none, quota: none, pids: none, cpu: none,
+		mem: memoryFiles{none, none, none, none}}
+	if err := g.build(); err != nil {
+		_ = g.remove(context.Background())
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *group) build() error {
+	h := g.h
+	if h.v2 != "" {
+		outer := g.path(h.v2)
+		if err := g.mkdir(outer); err != nil {
+			return err
+		}
+		where := outer
+		if h.unified {
+			if err := enable(outer); err != nil {
+				return err
+			}
+			where = filepath.Join(outer, "init")
+			if err := g.mkdir(where); err != nil {
+				return err
+			}
+		}
+		run := filepath.Join(outer, "run")
+		if err := g.mkdir(run); err != nil {
+			return err
+		}
+		if h.unified {
+			if err := enable(run); err != nil {
+				return err
+			}
+		}
+		var err error
+		if g.initDir, err = unix.Open(where, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open %s: %w", where, err)
+		}
+		if err := g.open(&g.freeze, unix.O_RDWR, run+"/cgroup.freeze"); err != nil {
+			return err
+		}
+		if err := g.open(&g.events, unix.O_RDONLY, run+"/cgroup.events"); err != nil {
+			return err
+		}
+	}
+	for _, d := range h.v1dirs(controllers()...) {
+		dir := g.path(d)
+		if err := g.mkdir(dir); err != nil {
+			return err
+		}
+		g.joins = append(g.joins, dir)
+	}
+	if d := h.v1["freezer"]; d != "" && h.v2 == "" {
+		for _, dir := range []string{g.path(d), g.path(d, "run")} {
+			if slices.Contains(g.dirs, dir) {
+				continue
+			}
+			if err := g.mkdir(dir); err != nil {
+				return err
+			}
+		}
+		if err := g.open(&g.freeze, unix.O_RDWR, g.path(d, "run", "freezer.state")); err != nil {
+			return err
+		}
+	}
+	return g.openFiles()
+}
+
+func (g *group) openFiles() error {
+	type want struct {
+		f     *controlFile
+		flags int
+		name  string
+		must  bool
+	}
+	var wants []want
+	if g.h.unified {
+		dir := g.path(g.h.v2)
+		wants = []want{
+			{&g.quota, unix.O_WRONLY, dir + "/cpu.max", true},
+			{&g.pids, unix.O_RDONLY, dir + "/pids.current", true},
+			{&g.cpu, unix.O_RDONLY, dir + "/cpu.stat", true},
+			{&g.mem.peak, unix.O_RDWR, dir + "/memory.peak", false}, // since 5.19
+			{&g.mem.usage, unix.O_RDONLY, dir + "/memory.current", true},
+			{&g.mem.stat, unix.O_RDONLY, dir + "/memory.stat", true},
+			{&g.mem.events, unix.O_RDONLY, dir + "/memory.events", true},
+		}
+	} else {
+		if d := g.h.v1["cpu"]; d != "" {
+			if err := writeFile(g.path(d)+"/cpu.cfs_period_us", strconv.Itoa(cpuPeriod)); err == nil {
+				wants = append(wants, want{&g.quota, unix.O_WRONLY, g.path(d) + "/cpu.cfs_quota_us", true})
+			}
+		}
+		if d := g.h.v1["pids"]; d != "" {
+			wants = append(wants, want{&g.pids, unix.O_RDONLY, g.path(d) + "/pids.current", true})
+		}
+		if d := g.h.v1["cpuacct"]; d != "" {
+			wants = append(wants, want{&g.cpu, unix.O_RDONLY, g.path(d) + "/cpuacct.usage", true})
+		}
+		if d := g.h.v1["memory"]; d != "" {
+			dir := g.path(d)
+			wants = append(wants,
+				want{&g.mem.peak, unix.O_RDWR, dir + "/memory.max_usage_in_bytes", true},
+				want{&g.mem.usage, unix.O_RDONLY, dir + "/memory.usage_in_bytes", true},
+				want{&g.mem.stat, unix.O_RDONLY, dir + "/memory.stat", true})
+		}
+	}
+	for _, w := range wants {
+		if err := g.open(w.f, w.flags|0, w.name); err != nil && w.must {
+			return err
+		}
+	}
+	return nil
+}
+
+// limit sets what the processes together may use; reserve is how many processes
+// of our own count against the number.
+func (g *group) limit(memory int64, processes, reserve int) error {
+	type setting struct {
+		file, value string
+		must        bool
+	}
+	var s []setting
+	pids := strconv.Itoa(processes + reserve)
+	if g.h.unified {
+		dir := g.path(g.h.v2)
+		s = append(s, setting{dir + "/pids.max", pids, true})
+		if memory > 0 {
+			s = append(s, setting{dir + "/memory.max", strconv.FormatInt(memory, 10), true}, setting{dir + "/memory.swap.max", "0", false})
+		}
+	} else {
+		if d := g.h.v1["pids"]; d != "" {
+			s = append(s, setting{g.path(d) + "/pids.max", pids, true})
+		}
+		if d := g.h.v1["memory"]; d != "" && memory > 0 {
+			dir := g.path(d)
+			s = append(s, setting{dir + "/memory.limit_in_bytes", strconv.FormatInt(memory, 10), true},
+				// Absent without swap accounting; then swappiness keeps it out.
+				setting{dir + "/memory.memsw.limit_in_bytes", strconv.FormatInt(memory, 10), false},
+				setting{dir + "/memory.swappiness", "0", false})
+		}
+	}
+	for _, x := range s {
+		if err := writeFile(x.file, x.value); err != nil && x.must {
+			return fmt.Errorf("write %s to %s: %w", x.value, x.file, err)
+		}
+	}
+	return nil
+}
+
+// setCPU limits to this many cores; 0 lifts the limit.
+func (g *group) setCPU(cores float64) error {
+	if g.quota.fd < 0 {
+		return nil
+	}
+	value := "-1"
+	if g.h.unified {
+		value = "max " + strconv.Itoa(cpuPeriod)
+	}
+	if cores > 0 {
+		value = strconv.Itoa(max(int(cores*cpuPeriod+0.5), cpuMinQuota))
+		if g.h.unified {
+			value += " " + strconv.Itoa(cpuPeriod)
+		}
+	}
+	if err := g.quota.write(value); err != nil {
+		return fmt.Errorf("set the processor quota to %s: %w", value, err)
+	}
+	return nil
+}
+
+// setFrozen stops everything below run or lets it go on, and returns when the
+// kernel says so.
+func (g *group) setFrozen(ctx context.Context, frozen bool) error {
+	if g.freeze.fd < 0 {
+		return errors.New("this host cannot freeze: it has neither a cgroup v2 hierarchy nor the v1 freezer")
+	}
+	value, state := "0", "frozen 0"
+	file := g.events
+	switch {
+	case g.h.v2 != "" && frozen:
+		value, state = "1", "frozen 1"
+	case g.h.v2 == "":
+		file = g.freeze
+		value, state = "THAWED", "THAWED"
+		if frozen {
+			value, state = "FROZEN", "FROZEN"
+		}
+	}
+	if err := g.freeze.write(value); err != nil {
+		return fmt.Errorf("write %s to the freezer: %w", value, err)
+	}
+	if g.h.v2 != "" && !frozen {
+		// Processes run again as soon as the write is through.
+		return nil
+	}
+	var buf [128]byte
+	for i := 0; ; i++ {
+		b, err := file.read(buf[:])
+		if err != nil {
+			return fmt.Errorf("read the freezer's state: %w", err)
+		}
+		if bytes.Contains(b, []byte(state)) {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("wait until %s: %w", state, context.Cause(ctx))
+		}
+		switch {
+		case i < 20:
+			runtime.Gosched()
+		case g.h.v2 != "":
+			p := []unix.PollFd{{Fd: int32(file.fd), Events: unix.POLLPRI}}
+			_, _ = unix.Poll(p, 5) // the kernel notifies; the limit only serves ctx
+		default:
+			time.Sleep(200 * time.Microsecond)
+			_ = g.freeze.write(value) // v1 gives up on processes that fork meanwhile
+		}
+	}
+}
+
+// A party is the group of one party of a sandbox.
+type party struct {
+	name string   // of the owner, "" while nobody has taken it
+	dirs []string // what its processes join
+	mem  memoryFiles
+	cpu  controlFile
+	list controlFile // cgroup.procs
+
+	files []*controlFile
+	procs []*controlFile
+}
+
+// newParty makes a group for a party.
+func (g *group) newParty(n int) (*party, error) {
+	none := controlFile{-1}
+	p := &party{mem: memoryFiles{none, none, none, none}, cpu: none, list: none}
+	if err := g.buildParty(p, "p"+strconv.Itoa(n)); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (g *group) buildParty(p *party, name string) error {
+	open := func(f *controlFile, flags int, path string) error {
+		var err error
+		if *f, err = openControl(path, flags); err == nil {
+			p.files = append(p.files, f)
+		}
+		return err
+	}
+	mkdir := func(dir string) error {
+		if err := g.mkdir(dir); err != nil {
+			return err
+		}
+		p.dirs = append(p.dirs, dir)
+		return nil
+	}
+	var run, memory, cpuacct string
+	if g.h.v2 != "" {
+		run = g.path(g.h.v2, "run", name)
+		if err := mkdir(run); err != nil {
+			return err
+		}
+	}
+	if d := g.h.v1["memory"]; d != "" {
+		memory = g.path(d, name)
+		if err := mkdir(memory); err != nil {
+			return err
+		}
+	}
+	if d := g.h.v1["cpuacct"]; d != "" && g.h.v2 == "" {
+		if cpuacct = g.path(d, name); cpuacct != memory {
+			if err := mkdir(cpuacct); err != nil {
+				return err
+			}
+		}
+	}
+	if d := g.h.v1["freezer"]; d != "" && g.h.v2 == "" {
+		p.dirs = append(p.dirs, g.path(d, "run"))
+	}
+	for _, d := range p.dirs {
+		f := &controlFile{-1}
+		if err := open(f, unix.O_WRONLY, d+"/cgroup.procs"); err != nil {
+			return err
+		}
+		p.procs = append(p.procs, f)
+	}
+	if len(p.dirs) > 0 {
+		if err := open(&p.list, unix.O_RDONLY, p.dirs[0]+"/cgroup.procs"); err != nil {
+			return err
+		}
+	}
+	switch {
+	case g.h.unified:
+		memory = run
+		_ = open(&p.mem.peak, unix.O_RDWR, run+"/memory.peak")
+		for f, n := range map[*controlFile]string{&p.mem.usage: "memory.current", &p.mem.stat: "memory.stat", &p.mem.events: "memory.events", &p.cpu: "cpu.stat"} {
+			if err := open(f, unix.O_RDONLY, run+"/"+n); err != nil {
+				return err
+			}
+		}
+		return nil
+	case memory != "":
+		if err := open(&p.mem.peak, unix.O_RDWR, memory+"/memory.max_usage_in_bytes"); err != nil {
+			return err
+		}
+		for f, n := range map[*controlFile]string{&p.mem.usage: "memory.usage_in_bytes", &p.mem.stat: "memory.stat", &p.mem.events: "memory.oom_control"} {
+			if err := open(f, unix.O_RDONLY, memory+"/"+n); err != nil {
+				return err
+			}
+		}
+	}
+	if run != "" {
+		return open(&p.cpu, unix.O_RDONLY, run+"/cpu.stat")
+	}
+	if cpuacct != "" {
+		return open(&p.cpu, unix.O_RDONLY, cpuacct+"/cpuacct.usage")
+	}
+	return nil
+}
+
+func (p *party) close() {
+	for _, f := range p.files {
+		f.close()
+	}
+}
+
+// remove closes the files and removes the directories, of which the processes
+// must be ending.
+func (g *group) remove(ctx context.Context) error {
+	for _, f := range g.files {
+		f.close()
+	}
+	if g.initDir >= 0 {
+		unix.Close(g.initDir)
+		g.initDir = -1
+	}
+	var errs []error
+	for i := len(g.dirs) - 1; i >= 0; i-- {
+		if err := removeGroup(ctx, g.dirs[i]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	g.dirs = nil
+	return errors.Join(errs...)
+}
+
+// removeGroup removes one directory. The kernel calls it busy for a moment after
+// its last process was reaped.
+func removeGroup(ctx context.Context, dir string) error {
+	wait := 50 * time.Microsecond
+	for {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EINTR) || wait > time.Second {
+			return fmt.Errorf("remove control group %s: %w", dir, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("remove control group %s: %w (%w)", dir, err, context.Cause(ctx))
+		case <-time.After(wait):
+			wait *= 2
+		}
+	}
+}

@@ -1,0 +1,226 @@
+//go:build amd64 || arm64
+
+package namespace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lambdad/lambdad/sandbox"
+)
+
+// Config is what a Driver is made of.
+type Config struct {
+	// ID tells the sandboxes of this data directory from those of others on the
+	// host: [a-z0-9]{1,24}. Control groups are called lambdad-<ID>.
+	ID string
+	// Dir is a directory for scratch files. This driver has none at present: all
+	// it makes on the host is held by descriptors or control groups.
+	Dir string
+	// Pool is how many sandboxes are made ahead; 0: 2, negative: none.
+	Pool int
+	// Logger receives what happens in the background; nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+// A Driver makes sandboxes of the root tier. All of it is made by New and
+// released by Close.
+type Driver struct {
+	cfg       Config
+	log       *slog.Logger
+	ids       *ids
+	cgroups   *hierarchy
+	template  *template
+	traveller *traveller
+	spawner   *spawner
+	meminfo   *meminfos
+	null      *os.File
+	promises  []sandbox.Promise
+
+	pool   chan *shell
+	refill chan struct{}
+	fill   sync.Once
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+// New makes the driver and proves on a sandbox that it works here. When it does
+// not, the error names what is missing and what to do; the process driver works
+// everywhere.
+func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
+	if !regexp.MustCompile(`^[a-z0-9]{1,24}$`).MatchString(cfg.ID) {
+		return nil, fmt.Errorf("namespace driver: id %q: want 1 to 24 of a-z and 0-9", cfg.ID)
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("namespace driver: needs root (uid is " + strconv.Itoa(os.Geteuid()) + "): start lambdad as root")
+	}
+	d := &Driver{cfg: cfg, log: cfg.Logger, refill: make(chan struct{}, 1)}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("namespace driver: %w", err)
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	uidMap, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return nil, err
+	}
+	if d.ids, err = newIDs(cfg.ID, strconv.FormatInt(time.Now().UnixNano(), 36), string(uidMap)); err != nil {
+		return nil, err
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	d.cgroups = findHierarchy(string(mounts), "lambdad-"+cfg.ID)
+	if err = d.cgroups.prepare(); err != nil {
+		return nil, fmt.Errorf("%w: control groups must be writable (in a container: run it privileged, with a cgroup namespace of its own)", err)
+	}
+	if d.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	if d.traveller, err = newTraveller(); err != nil {
+		return nil, err
+	}
+	if d.template, err = newTemplate(); err != nil {
+		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN and Linux 5.12 or later (in a container: run it privileged)", err)
+	}
+	if d.meminfo, err = newMeminfos(); err != nil {
+		return nil, err
+	}
+	if d.spawner, err = newSpawner(d.template); err != nil {
+		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN (in a container: run it privileged)", err)
+	}
+	s, err := d.newShell(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("a trial sandbox could not be made: %w%s", err, cure(err))
+	}
+	if err = s.destroy(ctx); err != nil {
+		return nil, fmt.Errorf("a trial sandbox could not be removed: %w", err)
+	}
+	size := cfg.Pool
+	if size == 0 {
+		size = 2
+	}
+	d.pool = make(chan *shell, max(size, 0))
+	var pctx context.Context
+	pctx, d.cancel = context.WithCancel(context.Background())
+	if size > 0 {
+		d.work.Go(func() { d.keepFilled(pctx) })
+	}
+	return d, nil
+}
+
+// cure says what helps against a failure of the trial.
+func cure(err error) string {
+	var step *stepError
+	switch {
+	case errors.As(err, &step) && errors.Is(err, unix.ENOSPC):
+		return ": user namespaces are switched off or used up (sysctl user.max_user_namespaces)"
+	case errors.As(err, &step) && step.name == "mount proc":
+		return ": /proc of this container is masked (run it privileged)"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return ": a security module or seccomp filter forbids it (in a container: run it privileged)"
+	}
+	return ""
+}
+
+// keepFilled makes shells ahead of need. It begins with the first request, after
+// the sweep, so that nothing it makes is swept.
+func (d *Driver) keepFilled(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.refill:
+		}
+		for len(d.pool) < cap(d.pool) && ctx.Err() == nil {
+			s, err := d.newShell(ctx)
+			if err != nil {
+				d.log.Warn("could not make a sandbox ahead", "error", err)
+				break
+			}
+			d.pool <- s // has room: this is the only sender
+		}
+	}
+}
+
+// wantMore tells the pool that one was taken.
+func (d *Driver) wantMore() {
+	select {
+	case d.refill <- struct{}{}:
+	default:
+	}
+}
+
+// Tier is "root".
+func (d *Driver) Tier() string { return "root" }
+
+// Promises says what holds here.
+func (d *Driver) Promises() []sandbox.Promise { return d.promises }
+
+// Create builds a sandbox: a shell from the pool, or a new one, and the Spec.
+func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	var s *shell
+	select {
+	case s = <-d.pool:
+	default:
+		var err error
+		if s, err = d.newShell(ctx); err != nil {
+			return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
+		}
+	}
+	b, err := newBox(ctx, s, spec)
+	d.wantMore()
+	if err != nil {
+		err = errors.Join(err, s.destroy(context.WithoutCancel(ctx)))
+		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
+	}
+	return b, nil
+}
+
+// Close ends the pool, the spawner and the thread in network namespaces.
+func (d *Driver) Close() error {
+	var errs []error
+	if d.cancel != nil {
+		d.cancel()
+		d.work.Wait()
+	}
+	for len(d.pool) > 0 {
+		errs = append(errs, (<-d.pool).destroy(context.Background()))
+	}
+	if d.spawner != nil {
+		d.spawner.close()
+	}
+	if d.template != nil {
+		d.template.close()
+	}
+	if d.meminfo != nil {
+		d.meminfo.close()
+	}
+	if d.traveller != nil {
+		d.traveller.close()
+	}
+	if d.null != nil {
+		d.null.Close()
+	}
+	if d.cgroups != nil {
+		for _, dir := range d.cgroups.roots() {
+			// Left when the daemon stands in a leaf of it.
+			_ = unix.Rmdir(dir)
+		}
+	}
+	return errors.Join(errs...)
+}

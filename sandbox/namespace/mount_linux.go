@@ -1,0 +1,169 @@
+//go:build amd64 || arm64
+
+package namespace
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lambdad/lambdad/sandbox"
+)
+
+// A detached mount is a descriptor of a mount that has no place yet. Whoever
+// closes the last descriptor before it is moved ends it.
+
+const readOnly = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+
+// cloneTree makes a detached private copy of what is mounted at path, with the
+// attributes set on it and everything below it.
+func cloneTree(dirfd int, path string, attrs uint64) (int, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE)
+	if path == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	fd, err := unix.OpenTree(dirfd, path, flags)
+	if err != nil {
+		return -1, fmt.Errorf("open_tree %s: %w", path, err)
+	}
+	attr := &unix.MountAttr{Attr_set: attrs, Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("mount_setattr %s: %w", path, err)
+	}
+	return fd, nil
+}
+
+// newMount makes a detached mount of a file system. A parameter "key=value" is
+// set as a string, one without "=" as a flag.
+func newMount(fstype string, attrs int, params ...string) (int, error) {
+	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen %s: %w", fstype, err)
+	}
+	defer unix.Close(fs)
+	for _, p := range params {
+		key, value, ok := strings.Cut(p, "=")
+		if ok {
+			err = unix.FsconfigSetString(fs, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, key)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("set %s on %s: %w", p, fstype, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("make %s: %w%s", fstype, err, fsMessages(fs))
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return -1, fmt.Errorf("fsmount %s: %w", fstype, err)
+	}
+	return fd, nil
+}
+
+// fsMessages is what the kernel says about a failed file system context.
+func fsMessages(fs int) string {
+	b := make([]byte, 512)
+	n, err := unix.Read(fs, b)
+	if err != nil || n <= 0 {
+		return ""
+	}
+	return " (" + strings.TrimSpace(string(b[:n])) + ")"
+}
+
+// newTree makes the read-only detached mount of a Mount: the directory itself
+// when there is one, an overlay of them when there are more, an empty file system
+// when there is none. In sources a later one covers an earlier one; the kernel
+// wants the uppermost first.
+func newTree(m sandbox.Mount) (int, error) {
+	switch len(m.Sources) {
+	case 0:
+		return newMount("tmpfs", readOnly, "mode=0755", "size=4096")
+	case 1:
+		return cloneTree(unix.AT_FDCWD, m.Sources[0], readOnly)
+	}
+	var lower []string
+	for i := len(m.Sources) - 1; i >= 0; i-- {
+		// By descriptor: the names may be long or hold colons, and a string
+		// parameter takes 255 bytes.
+		fd, err := unix.Open(m.Sources[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, fmt.Errorf("open layer %s: %w", m.Sources[i], err)
+		}
+		defer unix.Close(fd)
+		lower = append(lower, "/proc/self/fd/"+strconv.Itoa(fd))
+	}
+	return newMount("overlay", readOnly, "lowerdir="+strings.Join(lower, ":"), "ro")
+}
+
+// newTmp makes the detached mount of /tmp. Its pages are memory of whoever
+// writes them.
+func newTmp(size int64) (int, error) {
+	if size <= 0 {
+		size = 512 << 20
+	}
+	return newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, "mode=1777",
+		"size="+strconv.FormatInt(size, 10), "nr_inodes="+strconv.FormatInt(size/4096+1024, 10))
+}
+
+// meminfos holds one file per memory size that reads like /proc/meminfo of a
+// machine of that size.
+type meminfos struct {
+	mu   sync.Mutex
+	root int // detached mount
+	made map[int64]bool
+}
+
+func newMeminfos() (*meminfos, error) {
+	root, err := newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "mode=0755")
+	if err != nil {
+		return nil, err
+	}
+	return &meminfos{root: root, made: map[int64]bool{}}, nil
+}
+
+// file makes a detached mount of the file for this size.
+func (m *meminfos) file(limit int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	name := strconv.FormatInt(limit, 10)
+	if !m.made[limit] {
+		fd, err := unix.Openat(m.root, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o444)
+		if err != nil {
+			return -1, fmt.Errorf("create: %w", err)
+		}
+		f := os.NewFile(uintptr(fd), name)
+		_, err = f.WriteString(meminfo(limit))
+		f.Close()
+		if err != nil {
+			return -1, err
+		}
+		m.made[limit] = true
+	}
+	return cloneTree(m.root, name, readOnly)
+}
+
+func (m *meminfos) close() { unix.Close(m.root) }
+
+// meminfo is the text of /proc/meminfo for a machine of this size.
+func meminfo(limit int64) string {
+	var b strings.Builder
+	kb := limit / 1024
+	for _, row := range []struct {
+		name  string
+		value int64
+	}{
+		{"MemTotal", kb}, {"MemFree", kb}, {"MemAvailable", kb}, {"Buffers", 0}, {"Cached", 0}, {"SwapCached", 0},
+		{"Active", 0}, {"Inactive", 0}, {"SwapTotal", 0}, {"SwapFree", 0}, {"Dirty", 0}, {"Writeback", 0},
+		{"AnonPages", 0}, {"Mapped", 0}, {"Shmem", 0}, {"Slab", 0}, {"SReclaimable", 0}, {"SUnreclaim", 0},
+	} {
+		fmt.Fprintf(&b, "%-15s %8d kB\n", row.name+":", row.value)
+	}
+	return b.String()
+}

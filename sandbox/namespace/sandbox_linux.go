@@ -1,0 +1,491 @@
+//go:build amd64 || arm64
+
+package namespace
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lambdad/lambdad/sandbox"
+)
+
+// A box is a shell with a Spec: the sandbox of one environment.
+type box struct {
+	sandbox.Guard
+	shell *shell
+	spec  sandbox.Spec
+	trees trees
+	meter meter
+
+	freezing sync.Mutex // one change of the freezer at a time
+
+	mu      sync.Mutex
+	parties map[string]*party
+	frozen  bool
+	copying sync.WaitGroup // goroutines that copy output
+}
+
+// newBox puts a Spec into a shell. On failure the shell is the caller's to
+// destroy.
+func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error) {
+	if spec.MaxProcesses <= 0 {
+		spec.MaxProcesses = 1024
+	}
+	if spec.MaxFiles <= 0 {
+		spec.MaxFiles = 1024
+	}
+	b := &box{shell: s, spec: spec, parties: map[string]*party{}}
+	p := &program{}
+	var fds []int
+	defer func() {
+		closeAll(fds)
+		if err != nil {
+			b.trees.close()
+		}
+	}()
+	none := p.str("")
+	move := func(fd int, target string) {
+		p.call("move mount to "+target, unix.SYS_MOVE_MOUNT, p.file(fd), none, atFDCWD, p.str(target), unix.MOVE_MOUNT_F_EMPTY_PATH)
+	}
+	// Outer targets first, should one lie inside another.
+	mounts := slices.SortedStableFunc(slices.Values(spec.Mounts), func(a, b sandbox.Mount) int { return strings.Compare(a.Target, b.Target) })
+	for _, m := range mounts {
+		if err := s.d.template.point(m.Target); err != nil {
+			return nil, err
+		}
+		fd, err := newTree(m)
+		if err != nil {
+			return nil, fmt.Errorf("mount %s: %w", m.Target, err)
+		}
+		move(fd, m.Target)
+		if b.trees.add(m, fd) {
+			continue
+		}
+		fds = append(fds, fd)
+	}
+	tmp, err := newTmp(spec.TmpBytes)
+	if err != nil {
+		return nil, fmt.Errorf("mount /tmp: %w", err)
+	}
+	fds = append(fds, tmp)
+	move(tmp, "/tmp")
+	if spec.MemoryBytes > 0 {
+		fd, err := s.d.meminfo.file(spec.MemoryBytes)
+		if err != nil {
+			return nil, fmt.Errorf("mount /proc/meminfo: %w", err)
+		}
+		fds = append(fds, fd)
+		move(fd, "/proc/meminfo")
+	}
+	if _, err := s.link.run(p); err != nil {
+		return nil, err
+	}
+	// Of our own: the init, and a waiting child while it waits.
+	if err := s.group.limit(spec.MemoryBytes, spec.MaxProcesses, 2); err != nil {
+		return nil, err
+	}
+	b.meter.start(s.group)
+	return b, nil
+}
+
+// Path is the identity: inside, everything has its place.
+func (b *box) Path(inside string) string { return inside }
+
+// Listen opens a listener inside.
+func (b *box) Listen(addr string) (net.Listener, error) {
+	if err := b.Enter(); err != nil {
+		return nil, err
+	}
+	defer b.Leave()
+	l, err := b.shell.d.traveller.listen(b.shell.netns, addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s in sandbox %s: %w", addr, b.spec.ID, err)
+	}
+	return l, nil
+}
+
+// Dial connects to an address inside.
+func (b *box) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	if err := b.Enter(); err != nil {
+		return nil, err
+	}
+	defer b.Leave()
+	c, err := b.shell.d.traveller.dial(ctx, b.shell.netns, addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s in sandbox %s: %w", addr, b.spec.ID, err)
+	}
+	return c, nil
+}
+
+// SetCPU limits the processes to this many cores.
+func (b *box) SetCPU(cores float64) error {
+	if err := b.Enter(); err != nil {
+		return err
+	}
+	defer b.Leave()
+	return b.shell.group.setCPU(cores)
+}
+
+// Freeze stops all processes.
+func (b *box) Freeze(ctx context.Context) error {
+	if err := b.Enter(); err != nil {
+		return err
+	}
+	defer b.Leave()
+	b.freezing.Lock()
+	defer b.freezing.Unlock()
+	err := b.shell.group.setFrozen(ctx, true)
+	b.setFrozen(true)
+	return err
+}
+
+// Thaw lets them go on.
+func (b *box) Thaw(ctx context.Context) error {
+	if err := b.Enter(); err != nil {
+		return err
+	}
+	defer b.Leave()
+	b.freezing.Lock()
+	defer b.freezing.Unlock()
+	return b.thaw(ctx)
+}
+
+func (b *box) thaw(ctx context.Context) error {
+	if !b.isFrozen() {
+		return nil
+	}
+	if err := b.shell.group.setFrozen(ctx, false); err != nil {
+		return err
+	}
+	b.setFrozen(false)
+	return nil
+}
+
+func (b *box) setFrozen(f bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.frozen = f
+}
+
+func (b *box) isFrozen() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.frozen
+}
+
+// waiter returns a child that waits in the groups of the named party.
+func (b *box) waiter(name string) (*waiting, error) {
+	b.mu.Lock()
+	party := b.parties[name]
+	if party == nil && len(b.shell.ready) > 0 {
+		w := b.shell.ready[0]
+		b.shell.ready = b.shell.ready[1:]
+		select {
+		case <-w.child.done: // killed by Reset or by the kernel for lack of memory
+			w.conn.Close()
+			party = w.party
+			party.name = name
+			b.parties[name] = party
+		default:
+			w.party.name = name
+			b.parties[name] = w.party
+			b.mu.Unlock()
+			return w, nil
+		}
+	}
+	b.mu.Unlock()
+	if party != nil {
+		return b.shell.forkInto(party)
+	}
+	w, err := b.shell.fork(name)
+	if err == nil {
+		b.mu.Lock()
+		b.parties[name] = w.party
+		b.mu.Unlock()
+	}
+	return w, err
+}
+
+// Start runs a program.
+func (b *box) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Process, error) {
+	if err := b.Enter(); err != nil {
+		return nil, err
+	}
+	defer b.Leave()
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	w, err := b.waiter(cmd.Party)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	proc := &process{box: b, inside: w.pid, child: w.child, party: w.party, drained: make(chan struct{})}
+	out, err := proc.outputs(cmd)
+	if err != nil {
+		w.conn.Close()
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	p := b.execProgram(cmd, out)
+	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = send(w.conn, p, 0)
+	out.closeWriters()
+	if err == nil {
+		var a answer
+		a, err = receive(w.conn)
+		switch {
+		case errors.Is(err, io.EOF): // closed by exec, or by being killed before
+			err = nil
+		case err == nil:
+			_, err = p.result(a)
+		default: // ctx
+			_ = b.shell.signal(w.pid, syscall.SIGKILL)
+		}
+	}
+	w.conn.Close()
+	if err != nil {
+		out.closeReaders()
+		var step *stepError
+		switch {
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("start %s: %w", cmd.Path, context.Cause(ctx))
+		case errors.Is(err, syscall.E2BIG):
+			return nil, &sandbox.ExecError{Path: cmd.Path, Err: syscall.E2BIG}
+		case errors.As(err, &step) && step.name == stepExec:
+			return nil, &sandbox.ExecError{Path: cmd.Path, Err: step.errno}
+		}
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	b.copying.Add(1)
+	go proc.copy(out)
+	return proc, nil
+}
+
+// stepExec is what calls are named whose failure is that of exec.
+const stepExec = "exec"
+
+// execProgram is what a waiting child does to become the program.
+func (b *box) execProgram(cmd sandbox.Command, out *outputs) *program {
+	p := &program{kind: kindExec}
+	argv := cmd.Args
+	if len(argv) == 0 {
+		argv = []string{cmd.Path}
+	}
+	dir := cmd.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	empty := p.bytes(make([]byte, 8))
+	p.call("unblock signals", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, empty, 0, 8)
+	p.call("setsid", unix.SYS_SETSID)
+	p.call("set stdin", unix.SYS_DUP3, p.file(int(b.shell.d.null.Fd())), 0, 0)
+	p.call("set stdout", unix.SYS_DUP3, p.file(out.write[0]), 1, 0)
+	p.call("set stderr", unix.SYS_DUP3, p.file(out.write[1]), 2, 0)
+	for _, l := range []struct {
+		what  int
+		value uint64
+	}{{unix.RLIMIT_NOFILE, uint64(b.spec.MaxFiles)}, {unix.RLIMIT_CORE, 0}, {unix.RLIMIT_MEMLOCK, 64 << 10}} {
+		lim := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.value), l.value)
+		p.call("set limit", unix.SYS_PRLIMIT64, 0, l.what, p.bytes(lim), 0)
+	}
+	p.call("setresgid", unix.SYS_SETRESGID, groupInside, groupInside, groupInside)
+	p.call("setresuid", unix.SYS_SETRESUID, userInside, userInside, userInside)
+	p.call(stepExec, unix.SYS_CHDIR, p.str(dir))
+	p.call(stepExec, unix.SYS_EXECVE, p.str(cmd.Path), p.strings(argv), p.strings(cmd.Env))
+	return p
+}
+
+// Reset ends every process but the init.
+func (b *box) Reset(ctx context.Context) error {
+	if err := b.Enter(); err != nil {
+		return err
+	}
+	defer b.Leave()
+	_ = b.shell.group.setCPU(0)
+	b.freezing.Lock()
+	err := b.thaw(ctx)
+	b.freezing.Unlock()
+	if err != nil {
+		return fmt.Errorf("reset sandbox %s: %w", b.spec.ID, err)
+	}
+	p := &program{}
+	// One call reaches all: a process that forks meanwhile either has the signal
+	// and may not, or its child exists already.
+	p.try("kill everything", unix.SYS_KILL, ^uint64(0), int(unix.SIGKILL))
+	p.call("wait for the end of everything", opReap)
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.shell.link.run(p)
+		done <- err
+	}()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("reset sandbox %s: %w", b.spec.ID, err)
+	}
+	b.meter.reset(b)
+	return nil
+}
+
+// Destroy ends every process and removes everything.
+func (b *box) Destroy(ctx context.Context) error {
+	return b.Close(ctx, func(ctx context.Context, empty <-chan struct{}) error {
+		s := b.shell
+		// The end of the init makes calls inside return.
+		err := s.end(ctx)
+		<-empty
+		b.trees.close()
+		for _, p := range b.parties {
+			p.close()
+		}
+		err = errors.Join(err, s.destroy(ctx))
+		b.copying.Wait()
+		if err != nil {
+			return fmt.Errorf("destroy sandbox %s: %w", b.spec.ID, err)
+		}
+		return nil
+	})
+}
+
+// A process is one started program.
+type process struct {
+	box     *box
+	inside  int
+	child   *child
+	party   *party
+	drained chan struct{}
+
+	hostPID sync.Once
+	pid     int
+}
+
+// PID looks the process up among those of its party.
+func (p *process) PID() int {
+	p.hostPID.Do(func() {
+		if p.box.Enter() != nil {
+			return
+		}
+		defer p.box.Leave()
+		p.pid = p.party.hostPID(p.inside)
+	})
+	return p.pid
+}
+
+// Signal has the init send it: pids inside mean nothing outside.
+func (p *process) Signal(sig syscall.Signal) error {
+	if err := p.box.Enter(); err != nil {
+		return err
+	}
+	defer p.box.Leave()
+	return p.box.shell.signal(-p.inside, sig)
+}
+
+// Done is closed when the process has ended.
+func (p *process) Done() <-chan struct{} { return p.child.done }
+
+// Exit says how.
+func (p *process) Exit() sandbox.Exit {
+	s := p.child.status
+	if s.Signaled() {
+		return sandbox.Exit{Signal: s.Signal()}
+	}
+	return sandbox.Exit{Code: s.ExitStatus()}
+}
+
+// Drained is closed when all output is written.
+func (p *process) Drained() <-chan struct{} { return p.drained }
+
+// outputs are the pipes of a process before it runs.
+type outputs struct {
+	read  [2]*os.File // nil: thrown away
+	to    [2]io.Writer
+	write [2]int
+	own   [2]bool
+}
+
+func (p *process) outputs(cmd sandbox.Command) (*outputs, error) {
+	o := &outputs{to: [2]io.Writer{cmd.Stdout, cmd.Stderr}}
+	for i, w := range o.to {
+		if w == nil {
+			o.write[i] = int(p.box.shell.d.null.Fd())
+			continue
+		}
+		var fds [2]int
+		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+			o.closeWriters()
+			o.closeReaders()
+			return nil, fmt.Errorf("make a pipe: %w", err)
+		}
+		// Only our end: the program must get a pipe that blocks.
+		_ = unix.SetNonblock(fds[0], true)
+		o.read[i], o.write[i], o.own[i] = os.NewFile(uintptr(fds[0]), "output"), fds[1], true
+	}
+	return o, nil
+}
+
+func (o *outputs) closeWriters() {
+	for i, own := range o.own {
+		if own {
+			unix.Close(o.write[i])
+			o.own[i] = false
+		}
+	}
+}
+
+func (o *outputs) closeReaders() {
+	for _, r := range o.read {
+		if r != nil {
+			r.Close()
+		}
+	}
+}
+
+// copy moves output to its writers until nobody holds the pipes.
+func (p *process) copy(o *outputs) {
+	defer p.box.copying.Done()
+	defer close(p.drained)
+	var other sync.WaitGroup
+	if o.read[1] != nil {
+		other.Go(func() { drain(o.to[1], o.read[1]) })
+	}
+	if o.read[0] != nil {
+		drain(o.to[0], o.read[0])
+	}
+	other.Wait()
+}
+
+// drain copies and goes on reading when the writer fails: a full pipe would stop
+// the program.
+func drain(w io.Writer, r *os.File) {
+	defer r.Close()
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && w != nil {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				w = nil
+			}
+		}
+		if err != nil {
+			return
+		}
+		if n == len(buf) && len(buf) < 64<<10 {
+			buf = make([]byte, 64<<10) // a talkative one
+		}
+	}
+}

@@ -1,0 +1,327 @@
+//go:build amd64 || arm64
+
+package namespace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A shell is a sandbox that nobody owns yet: namespaces, groups and an init that
+// waits, with nothing of any Spec in it. It is used for one sandbox or thrown
+// away.
+type shell struct {
+	d     *Driver
+	name  string
+	user  int // uid and gid on the host of what runs inside
+	netns int
+	group *group
+
+	pid   int // of the init, on the host
+	pidfd *os.File
+	link  *link
+	ready []*waiting // children made ahead
+
+	mu       sync.Mutex
+	children map[int]*child // by pid inside
+	parties  int
+}
+
+// A child is a process the init reports on.
+type child struct {
+	done   chan struct{}
+	status syscall.WaitStatus
+}
+
+// A waiting child stands in its party's groups and waits for its program.
+type waiting struct {
+	pid   int // inside
+	conn  *net.UnixConn
+	party *party
+	child *child
+}
+
+// newShell makes a shell with one waiting child.
+func (d *Driver) newShell(ctx context.Context) (_ *shell, err error) {
+	s := &shell{d: d, netns: -1, children: map[int]*child{}}
+	s.user, s.name = d.ids.take()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.destroy(context.WithoutCancel(ctx)))
+		}
+	}()
+	if s.netns, err = d.traveller.newNetwork(); err != nil {
+		return nil, err
+	}
+	if s.group, err = d.cgroups.newGroup(s.name); err != nil {
+		return nil, err
+	}
+	conn, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	s.pid, err = d.spawner.clone(s.netns, s.group.initDir, theirs)
+	unix.Close(theirs)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("clone the init of a sandbox: %w", err)
+	}
+	s.link = newLink(conn, s.ended)
+	pidfd, err := unix.PidfdOpen(s.pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open: %w", err)
+	}
+	s.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+	for file, inside := range map[string]int{"uid_map": userInside, "gid_map": groupInside} {
+		m := fmt.Sprintf("0 %d 1\n%d %d 1\n", d.ids.root, inside, s.user)
+		if err := writeFile("/proc/"+strconv.Itoa(s.pid)+"/"+file, m); err != nil {
+			return nil, fmt.Errorf("write %q to the %s of the init: %w", m, file, err)
+		}
+	}
+	if err := s.furnish(); err != nil {
+		return nil, fmt.Errorf("furnish a sandbox: %w", err)
+	}
+	w, err := s.fork("")
+	if err != nil {
+		return nil, err
+	}
+	s.ready = append(s.ready, w)
+	return s, nil
+}
+
+// furnish runs the part of the set-up that is the same for every sandbox.
+func (s *shell) furnish() error {
+	p := &program{}
+	defer closeAll(p.joinGroups(s.group.joins))
+	none := p.str("")
+	p.call("unshare cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
+	p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
+	p.call("setresgid", unix.SYS_SETRESGID, 0, 0, 0)
+	p.call("setresuid", unix.SYS_SETRESUID, 0, 0, 0)
+	// After the ids, which clear it. That the daemon still lives is certain: were
+	// it gone, the socket would have ended.
+	p.call("set parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
+	host := "sandbox"
+	p.call("set host name", unix.SYS_SETHOSTNAME, p.str(host), len(host))
+	proc := p.str("proc")
+	p.call("mount proc", unix.SYS_MOUNT, proc, p.str("/proc"), proc, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, 0)
+	null := p.str("/dev/null")
+	for _, name := range masked() {
+		p.try("mask "+name, unix.SYS_MOUNT, null, p.str("/proc/"+name), none, unix.MS_BIND, 0)
+	}
+	p.drop()
+	_, err := s.link.run(p)
+	return err
+}
+
+// drop appends the giving up of what no program inside may regain. The init
+// keeps its capabilities, in its own user namespace; a child loses them with its
+// ids, and nothing it executes can have any.
+func (p *program) drop() {
+	for c := range unix.CAP_LAST_CAP + 1 {
+		p.try("drop capability", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+	}
+	const noRoot = 1<<0 | 1<<1 // SECBIT_NOROOT and its lock
+	p.call("set securebits", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0)
+	p.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+}
+
+// joinGroups appends what makes the process join groups. The files must stay
+// open until the program is sent.
+func (p *program) joinGroups(dirs []string) []int {
+	var fds []int
+	zero := p.str("0")
+	for _, d := range dirs {
+		// The permission is that of who opened the file.
+		fd, err := unix.Open(d+"/cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue // the write below reports it
+		}
+		fds = append(fds, fd)
+		p.call("join "+d, unix.SYS_WRITE, p.file(fd), zero, 1)
+	}
+	return fds
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// fork has the init make a child that waits in the groups of a new party.
+func (s *shell) fork(name string) (*waiting, error) {
+	s.mu.Lock()
+	n := s.parties
+	s.parties++
+	s.mu.Unlock()
+	party, err := s.group.newParty(n)
+	if err != nil {
+		return nil, err
+	}
+	party.name = name
+	w, err := s.forkInto(party)
+	if err != nil {
+		party.close()
+	}
+	return w, err
+}
+
+// forkInto has the init make a child that waits in the groups of a party.
+func (s *shell) forkInto(party *party) (*waiting, error) {
+	conn, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	// The child finds its first message when it looks: joining its groups.
+	join := &program{kind: kindRun}
+	zero := join.str("0")
+	for i, f := range party.procs {
+		join.call("join "+party.dirs[i], unix.SYS_WRITE, join.file(f.fd), zero, 1)
+	}
+	err = send(conn, join, 0)
+	var pid int64
+	if err == nil {
+		p := &program{}
+		p.call("fork", opClone, 0, 0, p.file(theirs), 1)
+		pid, err = s.link.run(p)
+	}
+	unix.Close(theirs)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("make a process in the sandbox: %w", err)
+	}
+	w := &waiting{pid: int(pid), conn: conn, party: party, child: s.child(int(pid))}
+	a, err := receive(conn)
+	if err == nil {
+		_, err = join.result(a)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("make a process in the sandbox: %w", err)
+	}
+	return w, nil
+}
+
+// child is the record of a pid, which its end may have made before its start was
+// known.
+func (s *shell) child(pid int) *child {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.children[pid]
+	if c == nil {
+		c = &child{done: make(chan struct{})}
+		s.children[pid] = c
+	}
+	return c
+}
+
+// ended is called by the link when the init reports an end.
+func (s *shell) ended(pid int, status syscall.WaitStatus) {
+	c := s.child(pid)
+	c.status = status
+	s.mu.Lock()
+	delete(s.children, pid)
+	s.mu.Unlock()
+	close(c.done)
+}
+
+// destroy ends everything in the shell and removes what it had on the host.
+func (s *shell) destroy(ctx context.Context) error {
+	var errs []error
+	for _, w := range s.ready {
+		w.conn.Close()
+		w.party.close()
+	}
+	s.ready = nil
+	if err := s.end(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	if s.link != nil {
+		s.link.close()
+	}
+	s.mu.Lock()
+	for pid, c := range s.children {
+		c.status = syscall.WaitStatus(syscall.SIGKILL)
+		close(c.done)
+		delete(s.children, pid)
+	}
+	s.mu.Unlock()
+	if s.pidfd != nil {
+		s.pidfd.Close()
+	}
+	if s.netns >= 0 {
+		unix.Close(s.netns)
+		s.netns = -1
+	}
+	if s.group != nil {
+		if err := s.group.remove(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	s.d.ids.give(s.user)
+	return errors.Join(errs...)
+}
+
+// signal sends a signal to a process inside, or to the group -pid. That it is
+// gone is no error.
+func (s *shell) signal(pid int, sig syscall.Signal) error {
+	p := &program{}
+	p.call("kill", unix.SYS_KILL, pid, int(sig))
+	_, err := s.link.run(p)
+	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, errInitGone) {
+		return fmt.Errorf("send signal %d to process %d: %w", sig, pid, err)
+	}
+	return nil
+}
+
+// end ends the init and with it everything in its pid namespace, and returns
+// when all of it is gone.
+func (s *shell) end(ctx context.Context) error {
+	if s.pid <= 0 {
+		return nil
+	}
+	_ = s.group.setCPU(0) // a throttled process must run to die
+	kill := func() error { return unix.Kill(s.pid, unix.SIGKILL) }
+	if s.pidfd == nil {
+		_ = kill()
+		_, err := waitPID(s.pid)
+		s.pid = 0
+		return err
+	}
+	_ = kill()
+	if s.group.h.v2 == "" && s.group.freeze.fd >= 0 {
+		_ = s.group.freeze.write("THAWED") // the v1 freezer holds the dying, too
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := s.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	// A pid namespace's init becomes waitable when all others are gone.
+	var status syscall.WaitStatus
+	var werr error
+	err = raw.Read(func(uintptr) bool {
+		var pid int
+		pid, werr = syscall.Wait4(s.pid, &status, syscall.WNOHANG, nil)
+		return pid != 0 || werr != nil && !errors.Is(werr, syscall.EINTR)
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the end of process %d: %w (%w)", s.pid, err, context.Cause(ctx))
+	}
+	if werr != nil && !errors.Is(werr, syscall.ECHILD) {
+		return fmt.Errorf("wait for the end of process %d: %w", s.pid, werr)
+	}
+	s.pid = 0
+	return nil
+}
