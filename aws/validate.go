@@ -233,3 +233,6 @@ func (c *Constraint) stringRules() (rules []rule[string]) {
 }
 
 func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+
+// ElementPath is the path of the members of a list's element, counted from 1.
+func ElementPath(list string, i int) string { return list + "." + strconv.Itoa(i+1) + ".member." }

@@ -1,0 +1,695 @@
+package lambda
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/archive"
+)
+
+// Limits of section 5.1 of control-plane.md that only this file asks for.
+const (
+	maxTags         = 50
+	maxMemory       = 10240       // MB; the model allows more than any account has
+	maxFunctionPage = 50          // whatever is asked for
+	maxCodeStorage  = 80530636800 // bytes per account and region
+)
+
+func invalid(format string, args ...any) error {
+	return lambdad.Errorf("InvalidParameterValueException", format, args...)
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+func orDefault[T any](p *T, d T) T {
+	if p != nil {
+		return *p
+	}
+	return d
+}
+
+func digestOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// refused lists, by member, the settings whose effect lambdad does not have. A
+// value that asks for nothing is fine.
+func refused(members map[string]bool) error {
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if members[name] {
+			return notOffered(name)
+		}
+	}
+	return nil
+}
+
+func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error) {
+	ref, err := resolveRef(c, *in.FunctionName, nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(ref.name) > maxPlainName {
+		return nil, invalid("1 validation error detected: Value '%s' at 'functionName' failed to satisfy constraint: Member must have length less than or equal to %d", ref.name, maxPlainName)
+	}
+	if ref.qualifier != "" {
+		return nil, invalid("A function is created without a qualifier: give its name or unqualified ARN instead of %s.", *in.FunctionName)
+	}
+	err = refused(map[string]bool{
+		"CapacityProviderConfig": in.CapacityProviderConfig != nil,
+		"Code.ImageUri":          in.Code.ImageUri != nil || value(in.PackageType) == "Image",
+		"Code.SourceKMSKeyArn":   value(in.Code.SourceKMSKeyArn) != "",
+		"CodeSigningConfigArn":   value(in.CodeSigningConfigArn) != "",
+		"DeadLetterConfig":       in.DeadLetterConfig != nil && value(in.DeadLetterConfig.TargetArn) != "",
+		"DurableConfig":          in.DurableConfig != nil,
+		"FileSystemConfigs":      len(in.FileSystemConfigs) > 0,
+		"ImageConfig":            !in.ImageConfig.empty(),
+		"KMSKeyArn":              value(in.KMSKeyArn) != "",
+		"Publish":                value(in.Publish),
+		"PublishTo":              in.PublishTo != nil,
+		"SnapStart":              in.SnapStart != nil && value(in.SnapStart.ApplyOn) == "PublishedVersions",
+		"TenancyConfig":          in.TenancyConfig != nil,
+		"VpcConfig":              !in.VpcConfig.empty(),
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	// From here on in the order of control-plane.md section 4.1.
+	cfg := configRecord{
+		Generation: newID(),
+		Runtime:    value(in.Runtime), Handler: value(in.Handler), Role: *in.Role,
+		Description: value(in.Description),
+		Timeout:     orDefault(in.Timeout, 3), MemorySize: orDefault(in.MemorySize, 128), Ephemeral: 512,
+		Tracing: "PassThrough", Architecture: s.Architectures[0],
+		Logging: lambdad.Logging{Format: "Text", Group: "/aws/lambda/" + ref.name},
+	}
+	if slices.Contains(s.Architectures, "x86_64") {
+		cfg.Architecture = "x86_64" // AWS's default
+	}
+	if len(in.Architectures) > 0 {
+		cfg.Architecture = in.Architectures[0]
+	}
+	if err := s.checkArchitecture(cfg.Architecture); err != nil {
+		return nil, err
+	}
+	if cfg.Runtime == "" || cfg.Handler == "" {
+		return nil, invalid("Runtime and Handler are mandatory parameters for functions created with deployment packages.")
+	}
+	if err := s.setRuntime(c, &cfg, cfg.Runtime); err != nil {
+		return nil, err
+	}
+	zip, err := source(in.Code.ZipFile, in.Code.S3Bucket, in.Code.S3Key, in.Code.S3ObjectVersion, nil)
+	if err != nil {
+		return nil, err
+	}
+	info, err := archive.Inspect(bytes.NewReader(zip), int64(len(zip)))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.setEnvironment(c, &cfg, in.Environment); err != nil {
+		return nil, err
+	}
+	if err := s.setLayers(c, &cfg, in.Layers); err != nil {
+		return nil, err
+	}
+	if err := checkTotal(info.Unzipped, cfg.Layers); err != nil {
+		return nil, err
+	}
+	if len(in.Tags) > maxTags {
+		return nil, invalid("Number of tags exceeds resource tag limit.")
+	}
+	if s.Registry.function(ref) != nil {
+		return nil, lambdad.Errorf("ResourceConflictException", "Function already exist: %s", ref.name)
+	}
+	if err := setLogging(&cfg.Logging, in.LoggingConfig); err != nil {
+		return nil, err
+	}
+	if err := checkMemory(in.MemorySize); err != nil {
+		return nil, err
+	}
+	if in.EphemeralStorage != nil {
+		cfg.Ephemeral = *in.EphemeralStorage.Size
+	}
+	if in.TracingConfig != nil {
+		cfg.Tracing = orDefault(in.TracingConfig.Mode, cfg.Tracing)
+	}
+	if err := s.checkStorage(c, len(zip)); err != nil {
+		return nil, err
+	}
+
+	stored, release, err := s.store(c, zip, info)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	cfg.Code = stored
+	f, err := s.Registry.create(c.Context(), ref, functionRecord{
+		Config: cfg, State: statePending, StateReason: reasonCreating, StateReasonCode: reasonCodeCreating,
+		RevisionID: newID(), LastModified: s.Now(), Tags: in.Tags,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.enqueue(ref)
+	return f.rec.show(ref, false), nil
+}
+
+func (c *ImageConfig) empty() bool {
+	return c == nil || len(c.Command) == 0 && len(c.EntryPoint) == 0 && value(c.WorkingDirectory) == ""
+}
+
+func (c *VpcConfig) empty() bool {
+	return c == nil || len(c.SubnetIds) == 0 && len(c.SecurityGroupIds) == 0
+}
+
+func (s *Service) checkArchitecture(architecture string) error {
+	if slices.Contains(s.Architectures, architecture) {
+		return nil
+	}
+	return invalid("The architecture %s cannot run on this host, which runs %s.", architecture, strings.Join(s.Architectures, " and "))
+}
+
+// setRuntime checks a runtime identifier: those that AWS does not know, those it
+// no longer takes, those this host lacks.
+func (s *Service) setRuntime(c *call, cfg *configRecord, name string) error {
+	if slices.Contains(blockedRuntimes, name) {
+		return invalid("The runtime parameter of %s is no longer supported for creating or updating AWS Lambda functions. We recommend you use a supported runtime while creating or updating functions.", name)
+	}
+	if !slices.Contains(createRuntimes, name) && !slices.Contains(s.RuntimeNames, name) {
+		names := slices.Clone(createRuntimes)
+		for _, n := range s.RuntimeNames {
+			if !slices.Contains(names, n) {
+				names = append(names, n)
+			}
+		}
+		return invalid("Value %s at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [%s] or be a valid ARN", name, strings.Join(names, ", "))
+	}
+	version, err := s.ResolveRuntime(c.Context(), name)
+	if err != nil {
+		return err
+	}
+	cfg.Runtime = name
+	cfg.RuntimeVersion = "arn:aws:lambda:" + c.Region + "::runtime:" + digestOf([]byte(name+" "+version))
+	return nil
+}
+
+// source returns the package of a request: exactly one source must be given, and
+// it must be inline.
+func source(zip []byte, bucket, key, version, image *string) ([]byte, error) {
+	s3 := bucket != nil || key != nil || version != nil
+	switch {
+	case zip != nil && (s3 || image != nil):
+		return nil, invalid("Please do not provide other FunctionCode parameters when providing a ZipFile.")
+	case s3:
+		return nil, invalid("lambdad does not support code from S3 (S3Bucket, S3Key) yet; send the package itself as ZipFile.")
+	case zip == nil:
+		return nil, invalid("Please provide a source for function code.")
+	case len(zip) > lambdad.MaxZip:
+		return nil, lambdad.Errorf("RequestEntityTooLargeException", "Zipped size must be smaller than %d bytes", lambdad.MaxZip)
+	}
+	return zip, nil
+}
+
+// reservedVariables cannot be set by the owner of a function (control-plane.md
+// section 6).
+var reservedVariables = []string{
+	"_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_EXECUTION_ENV", "AWS_LAMBDA_FUNCTION_NAME",
+	"AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION", "AWS_LAMBDA_INITIALIZATION_TYPE",
+	"AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME", "AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID",
+	"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_LAMBDA_RUNTIME_API", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
+}
+
+func (s *Service) setEnvironment(c *call, cfg *configRecord, env *Environment) error {
+	if env == nil || env.Variables == nil {
+		return nil
+	}
+	names, measured := variablesInOrder(c.Body, env.Variables)
+	if len(measured) > lambdad.MaxEnvironment {
+		return invalid("Lambda was unable to configure your environment variables because the environment variables you have provided exceeded the 4KB limit. String measured: %s", measured)
+	}
+	var reserved []string
+	for _, name := range names {
+		if slices.Contains(reservedVariables, name) {
+			reserved = append(reserved, name)
+		}
+	}
+	if len(reserved) > 0 {
+		return invalid("Lambda was unable to configure your environment variables because the environment variables you have provided contains reserved keys that are currently not supported for modification. Reserved keys used in this request: %s", strings.Join(reserved, ", "))
+	}
+	cfg.Environment = env.Variables
+	return nil
+}
+
+// variablesInOrder returns the names of the variables in the order of the
+// request, and all of them as the compact JSON whose size is limited.
+func variablesInOrder(body []byte, variables map[string]string) (names []string, measured string) {
+	var raw struct {
+		Environment struct{ Variables json.RawMessage }
+	}
+	names = make([]string, 0, len(variables))
+	if json.Unmarshal(body, &raw) == nil {
+		dec := json.NewDecoder(bytes.NewReader(raw.Environment.Variables))
+		for isKey := false; ; isKey = !isKey {
+			t, err := dec.Token()
+			if err != nil {
+				break
+			}
+			if name, ok := t.(string); ok && isKey && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	if len(names) != len(variables) { // a spelling that only the decoder understood
+		names = slices.Sorted(maps.Keys(variables))
+	}
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	encode := func(s string) {
+		_ = enc.Encode(s) // a string cannot fail
+	}
+	b.WriteByte('{')
+	for i, name := range names {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		encode(name)
+		b.WriteByte(':')
+		encode(variables[name])
+	}
+	b.WriteByte('}')
+	return names, strings.ReplaceAll(b.String(), "\n", "") // the encoder ends each value with one; in strings they are escaped
+}
+
+func (s *Service) setLayers(c *call, cfg *configRecord, arns []string) error {
+	if len(arns) > lambdad.MaxLayers {
+		return invalid("Cannot reference more than %d layers.", lambdad.MaxLayers)
+	}
+	refs := make([]layerRef, len(arns))
+	for i, arn := range arns {
+		ref, ok := parseLayerRef(c, arn)
+		if !ok { // such as one of AWS's own, which have no region
+			return invalid("Layer version %s does not exist.", arn)
+		}
+		if ref.region != c.Region {
+			return invalid("Layers are not in the same region as the function. Layers are expected to be in region %s.", c.Region)
+		}
+		refs[i] = ref
+	}
+	layers := make([]archiveRecord, len(arns))
+	for i, ref := range refs {
+		if ref.account != c.Identity.Account {
+			return lambdad.Errorf("AccessDeniedException",
+				"User: %s is not authorized to perform: lambda:GetLayerVersion on resource: %s because no resource-based policy allows the lambda:GetLayerVersion action",
+				c.Identity.ARN, arns[i])
+		}
+		if layers[i] = s.attached(cfg, arns[i]); layers[i].ARN != "" {
+			continue
+		}
+		v := s.Registry.layerVersion(ref)
+		if v == nil {
+			return invalid("Layer version %s does not exist.", arns[i])
+		}
+		layers[i] = v.rec.Archive
+		layers[i].ARN = arns[i]
+	}
+	for i := range refs {
+		for j := range i {
+			if refs[i].arn() == refs[j].arn() {
+				return invalid("Two different versions of the same layer are not allowed to be referenced in the same function. %s and %s are versions of the same layer.", arns[j], arns[i])
+			}
+		}
+	}
+	cfg.Layers = layers
+	if len(layers) == 0 {
+		cfg.Layers = nil
+	}
+	return nil
+}
+
+// attached returns a layer version that the function already has: it goes on
+// working after it was deleted.
+func (s *Service) attached(cfg *configRecord, arn string) archiveRecord {
+	for _, l := range cfg.Layers {
+		if l.ARN == arn {
+			return l
+		}
+	}
+	return archiveRecord{}
+}
+
+// checkTotal limits what is unpacked for a function.
+func checkTotal(code int64, layers []archiveRecord) error {
+	total := code
+	for _, l := range layers {
+		total += l.Unzipped
+	}
+	if total > lambdad.MaxUnzipped {
+		return invalid("Function code combined with layers exceeds the maximum allowed size of %d bytes. The actual size is %d bytes.", lambdad.MaxUnzipped, total)
+	}
+	return nil
+}
+
+// checkStorage limits what is stored for an account in a region.
+func (s *Service) checkStorage(c *call, more int) error {
+	if _, used := s.Registry.usage(c.Identity.Account, c.Region); used+int64(more) > maxCodeStorage {
+		return lambdad.Errorf("CodeStorageExceededException", "Code storage limit exceeded.")
+	}
+	return nil
+}
+
+func checkMemory(mb *int64) error {
+	if mb != nil && *mb > maxMemory {
+		return lambdad.Errorf("ValidationException", "'MemorySize' value failed to satisfy constraint: Member must have value less than or equal to %d", maxMemory)
+	}
+	return nil
+}
+
+// setLogging merges in into l: levels exist with JSON only.
+func setLogging(l *lambdad.Logging, in *LoggingConfig) error {
+	if in == nil {
+		return nil
+	}
+	l.Format = orDefault(in.LogFormat, l.Format)
+	l.Group = orDefault(in.LogGroup, l.Group)
+	if l.Format == "Text" {
+		if in.ApplicationLogLevel != nil || in.SystemLogLevel != nil {
+			return invalid("LogLevel is not supported when LogFormat is set to \"Text\". Remove LogLevel from your request or change the LogFormat to \"JSON\" and try again.")
+		}
+		l.ApplicationLevel, l.SystemLevel = "", ""
+		return nil
+	}
+	l.ApplicationLevel = orDefault(in.ApplicationLogLevel, l.ApplicationLevel)
+	l.SystemLevel = orDefault(in.SystemLogLevel, l.SystemLevel)
+	if l.ApplicationLevel == "" {
+		l.ApplicationLevel = "INFO"
+	}
+	if l.SystemLevel == "" {
+		l.SystemLevel = "INFO"
+	}
+	return nil
+}
+
+// read finds the function of a read operation.
+func (s *Service) read(c *call, name string, qualifier *string) (*function, functionRef, error) {
+	ref, err := resolveRef(c, name, qualifier)
+	if err != nil {
+		return nil, ref, err
+	}
+	f := s.Registry.function(ref)
+	if f == nil || ref.qualifier != "" && ref.qualifier != latest {
+		return nil, ref, functionNotFound(ref)
+	}
+	return f, ref, nil
+}
+
+func (s *Service) getFunction(c *call, in *GetFunctionRequest) (any, error) {
+	f, ref, err := s.read(c, *in.FunctionName, in.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	out := &GetFunctionResponse{
+		Configuration: f.rec.show(ref, false),
+		Code:          &FunctionCodeLocation{RepositoryType: new("S3"), Location: s.location(c, f.rec.Config.Code.Digest)},
+	}
+	if len(f.rec.Tags) > 0 {
+		out.Tags = f.rec.Tags
+	}
+	return out, nil
+}
+
+func (s *Service) getFunctionConfiguration(c *call, in *GetFunctionConfigurationRequest) (any, error) {
+	f, ref, err := s.read(c, *in.FunctionName, in.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	return f.rec.show(ref, false), nil
+}
+
+func (s *Service) listFunctions(c *call, in *ListFunctionsRequest) (any, error) {
+	functions := s.Registry.list(c.Identity.Account, c.Region)
+	if in.MasterRegion != nil {
+		functions = nil // no function is a replica of Lambda@Edge
+	}
+	page, next, err := paginate(functions, func(f *function) string { return f.name }, in.Marker, in.MaxItems, maxFunctionPage)
+	if err != nil {
+		return nil, err
+	}
+	out := &ListFunctionsResponse{Functions: make([]FunctionConfiguration, 0, len(page)), NextMarker: next}
+	for _, f := range page {
+		ref := functionRef{account: c.Identity.Account, region: c.Region, name: f.name}
+		if in.FunctionVersion != nil {
+			ref.qualifier = latest
+		}
+		out.Functions = append(out.Functions, *f.rec.show(ref, true))
+	}
+	return out, nil
+}
+
+// paginate cuts a page out of items, whose keys ascend. A marker is opaque: the
+// last key of the page before it.
+func paginate[T any](items []T, key func(T) string, marker *string, maxItems *int64, limit int) (page []T, next *string, err error) {
+	if m := value(marker); m != "" {
+		last, err := base64.RawURLEncoding.DecodeString(m)
+		if err != nil {
+			return nil, nil, invalid("The Marker %q is not one that this operation has given.", m)
+		}
+		items = items[sort.Search(len(items), func(i int) bool { return key(items[i]) > string(last) }):]
+	}
+	limit = int(min(orDefault(maxItems, int64(limit)), int64(limit)))
+	if len(items) > limit {
+		items = items[:limit]
+		next = new(base64.RawURLEncoding.EncodeToString([]byte(key(items[limit-1]))))
+	}
+	if items == nil {
+		items = []T{} // answers have an empty list
+	}
+	return items, next, nil
+}
+
+// writable finds the function of an operation that changes it, which must not
+// name a version or an alias.
+func (s *Service) writable(c *call, name string) (*function, functionRef, error) {
+	ref, err := resolveRef(c, name, nil)
+	if err != nil {
+		return nil, ref, err
+	}
+	f := s.Registry.function(ref)
+	if f == nil {
+		return nil, ref, functionNotFound(ref.unqualified())
+	}
+	if ref.qualifier != "" && ref.qualifier != latest {
+		return nil, ref, invalid("This operation is permitted on Lambda functions only. Aliases and versions do not support this operation. Please specify either a function name or an unqualified function ARN.")
+	}
+	return f, ref.unqualified(), nil
+}
+
+// changeable refuses a change to an older revision or beside another change.
+func changeable(rec *functionRecord, ref functionRef, revisionID *string) error {
+	if rec.inProgress() {
+		return lambdad.Errorf("ResourceConflictException", "The operation cannot be performed at this time. An update is in progress for resource: %s", ref.arn())
+	}
+	if revisionID != nil && *revisionID != rec.RevisionID {
+		return lambdad.Errorf("PreconditionFailedException", "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to retrieve the latest Revision Id")
+	}
+	return nil
+}
+
+// accept makes cfg what the function will be. What ran before goes on until cfg
+// is ready; a function that never was ready is created anew.
+func (s *Service) accept(rec *functionRecord, cfg configRecord) {
+	old := rec.Config
+	cfg.Generation = newID()
+	rec.Config, rec.RevisionID, rec.LastModified = cfg, newID(), s.Now()
+	if rec.State != stateActive {
+		rec.State, rec.StateReason, rec.StateReasonCode = statePending, reasonCreating, reasonCodeCreating
+		rec.Update, rec.UpdateReason, rec.UpdateReasonCode = "", "", ""
+		return
+	}
+	rec.Live = &old
+	rec.Update, rec.UpdateReason, rec.UpdateReasonCode = updateInProgress, reasonCreating, reasonCodeCreating
+}
+
+func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (any, error) {
+	f, ref, err := s.writable(c, *in.FunctionName)
+	if err != nil {
+		return nil, err
+	}
+	if in.ImageUri != nil {
+		return nil, invalid("Please don't provide ImageUri when updating a function with packageType Zip.")
+	}
+	err = refused(map[string]bool{
+		"Publish":         value(in.Publish),
+		"PublishTo":       in.PublishTo != nil,
+		"SourceKMSKeyArn": value(in.SourceKMSKeyArn) != "",
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(in.Architectures) > 0 {
+		if err := s.checkArchitecture(in.Architectures[0]); err != nil {
+			return nil, err
+		}
+	}
+	zip, err := source(in.ZipFile, in.S3Bucket, in.S3Key, in.S3ObjectVersion, nil)
+	if err != nil {
+		return nil, err
+	}
+	// Asked again with the record that is replaced; here to spare the archive.
+	if err := changeable(&f.rec, ref, in.RevisionId); err != nil {
+		return nil, err
+	}
+	info, err := archive.Inspect(bytes.NewReader(zip), int64(len(zip)))
+	if err != nil {
+		return nil, err
+	}
+	stored, release := archiveRecord{Digest: digestOf(zip), Size: int64(len(zip)), Unzipped: info.Unzipped}, func() {}
+	if !value(in.DryRun) {
+		if err := s.checkStorage(c, len(zip)); err != nil {
+			return nil, err
+		}
+		if stored, release, err = s.store(c, zip, info); err != nil {
+			return nil, err
+		}
+	}
+	defer release()
+	change := func(rec *functionRecord) error {
+		if err := changeable(rec, ref, in.RevisionId); err != nil {
+			return err
+		}
+		if err := checkTotal(info.Unzipped, rec.Config.Layers); err != nil {
+			return err
+		}
+		cfg := rec.Config
+		cfg.Code = stored
+		if len(in.Architectures) > 0 {
+			cfg.Architecture = in.Architectures[0]
+		}
+		s.accept(rec, cfg)
+		return nil
+	}
+	if value(in.DryRun) {
+		rec := f.rec
+		if err := change(&rec); err != nil {
+			return nil, err
+		}
+		rec.Update, rec.UpdateReason, rec.UpdateReasonCode, rec.RevisionID = f.rec.Update, f.rec.UpdateReason, f.rec.UpdateReasonCode, f.rec.RevisionID
+		return rec.show(ref, false), nil
+	}
+	return s.change(c, ref, change)
+}
+
+// change writes a change and has it taken up.
+func (s *Service) change(c *call, ref functionRef, change func(*functionRecord) error) (any, error) {
+	f, err := s.Registry.update(c.Context(), ref, change)
+	if err != nil {
+		return nil, err
+	}
+	s.enqueue(ref)
+	return f.rec.show(ref, false), nil
+}
+
+func (s *Service) updateFunctionConfiguration(c *call, in *UpdateFunctionConfigurationRequest) (any, error) {
+	_, ref, err := s.writable(c, *in.FunctionName)
+	if err != nil {
+		return nil, err
+	}
+	err = refused(map[string]bool{
+		"CapacityProviderConfig": in.CapacityProviderConfig != nil,
+		"DeadLetterConfig":       in.DeadLetterConfig != nil && value(in.DeadLetterConfig.TargetArn) != "",
+		"DurableConfig":          in.DurableConfig != nil,
+		"FileSystemConfigs":      len(in.FileSystemConfigs) > 0,
+		"ImageConfig":            !in.ImageConfig.empty(),
+		"KMSKeyArn":              value(in.KMSKeyArn) != "",
+		"SnapStart":              in.SnapStart != nil && value(in.SnapStart.ApplyOn) == "PublishedVersions",
+		"VpcConfig":              !in.VpcConfig.empty(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.change(c, ref, func(rec *functionRecord) error {
+		cfg := rec.Config
+		cfg.Role = orDefault(in.Role, cfg.Role)
+		cfg.Handler = orDefault(in.Handler, cfg.Handler)
+		cfg.Description = orDefault(in.Description, cfg.Description)
+		cfg.Timeout = orDefault(in.Timeout, cfg.Timeout)
+		cfg.MemorySize = orDefault(in.MemorySize, cfg.MemorySize)
+		if in.Runtime != nil {
+			if err := s.setRuntime(c, &cfg, *in.Runtime); err != nil {
+				return err
+			}
+		}
+		if err := s.setEnvironment(c, &cfg, in.Environment); err != nil {
+			return err
+		}
+		if in.Layers != nil {
+			if err := s.setLayers(c, &cfg, in.Layers); err != nil {
+				return err
+			}
+			if err := checkTotal(cfg.Code.Unzipped, cfg.Layers); err != nil {
+				return err
+			}
+		}
+		if err := setLogging(&cfg.Logging, in.LoggingConfig); err != nil {
+			return err
+		}
+		if err := checkMemory(in.MemorySize); err != nil {
+			return err
+		}
+		if in.EphemeralStorage != nil {
+			cfg.Ephemeral = *in.EphemeralStorage.Size
+		}
+		if in.TracingConfig != nil {
+			cfg.Tracing = orDefault(in.TracingConfig.Mode, cfg.Tracing)
+		}
+		if err := changeable(rec, ref, in.RevisionId); err != nil {
+			return err
+		}
+		s.accept(rec, cfg)
+		return nil
+	})
+}
+
+func (s *Service) deleteFunction(c *call, in *DeleteFunctionRequest) (any, error) {
+	ref, err := resolveRef(c, *in.FunctionName, in.Qualifier)
+	if err != nil {
+		return nil, err
+	}
+	switch q := ref.qualifier; {
+	case q == latest:
+		return nil, invalid("$LATEST version cannot be deleted without deleting the function.")
+	case q != "" && isWord(q) && !isDigits(q):
+		return nil, invalid("Deletion of aliases is not currently supported.")
+	case q != "":
+		if s.Registry.function(ref) == nil || !isDigits(q) {
+			return nil, functionNotFound(ref.unqualified())
+		}
+		return nil, nil // a version that never was
+	}
+	return nil, s.Registry.delete(c.Context(), ref)
+}
+
+func (s *Service) getAccountSettings(c *call, _ *GetAccountSettingsRequest) (any, error) {
+	functions, bytes := s.Registry.usage(c.Identity.Account, c.Region)
+	return &GetAccountSettingsResponse{
+		AccountLimit: &AccountLimit{
+			TotalCodeSize: new(int64(maxCodeStorage)), CodeSizeUnzipped: new(int64(lambdad.MaxUnzipped)), CodeSizeZipped: new(int64(lambdad.MaxZip)),
+			ConcurrentExecutions: &s.Concurrency, UnreservedConcurrentExecutions: &s.Concurrency,
+		},
+		AccountUsage: &AccountUsage{TotalCodeSize: &bytes, FunctionCount: &functions},
+	}, nil
+}

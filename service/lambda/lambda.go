@@ -1,0 +1,441 @@
+// Package lambda is the API of AWS Lambda: its operations on functions and layers,
+// and the way from an Invoke request to the front end and back.
+//
+// Types, routes, validation and error shapes are generated from the API model
+// (shapes_gen.go). Functions and layer versions are records in the store and
+// archives in the blob store; a Registry holds the records in memory, where every
+// read is answered from.
+//
+// A create or update is acknowledged when the archive is durable and then the
+// record that names it. Taking it up (unpacking) goes on in the background:
+// the function is Pending, or its update InProgress, until then, and what ran
+// before goes on running. What a crash interrupts is finished at the next start.
+//
+// Settings that lambdad does not put into effect are refused by name rather than
+// stored, unless AWS, too, may leave them without effect.
+package lambda
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/aws"
+	"github.com/lambdad/lambdad/blob"
+)
+
+// A Frontend takes invocations: *frontend.Frontend.
+type Frontend interface {
+	Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error)
+	DryRun(ctx context.Context, inv *lambdad.Invocation) error
+}
+
+// Archives are the unpacked packages: *archive.Cache.
+type Archives interface {
+	Open(ctx context.Context, digest string) (path string, release func(), err error)
+	Trim(ctx context.Context, keep func(digest string) bool) error
+}
+
+// Config is what a Service needs.
+type Config struct {
+	Registry *Registry
+	Frontend Frontend
+	Blobs    blob.Store
+	// Archives unpacks code before a function becomes Active. Default: nothing
+	// is unpacked ahead.
+	Archives Archives
+	// RuntimeNames are the runtime identifiers that this host can run.
+	RuntimeNames []string
+	// ResolveRuntime returns the version of a runtime that AWS knows or
+	// RuntimeNames has: any text that changes with the interpreter. Its error, a
+	// *lambdad.Error, says why this host cannot run it. Default: all of
+	// RuntimeNames.
+	ResolveRuntime func(ctx context.Context, name string) (version string, err error)
+	// Architectures this host can run, the default of new functions first.
+	// Default: the host's own.
+	Architectures []string
+	// Reserve returns why no new archive can be stored now, or nil. Default: nil.
+	Reserve func() error
+	// Concurrency is the account's concurrency limit. Default 1000.
+	Concurrency int64
+	Logger      *slog.Logger     // default: discard
+	Now         func() time.Time // default time.Now
+}
+
+// A Service is the Lambda API; it implements aws.Service. Run must be running
+// for functions to become Active.
+type Service struct {
+	Config
+	router   *aws.Router
+	handlers map[string]handler
+	linkKey  []byte // signs download locations
+
+	mu    sync.Mutex // guards queue
+	queue []functionRef
+	wake  chan struct{} // capacity 1: the queue may have grown
+}
+
+// New returns the service. What was interrupted by a crash is taken up by Run.
+func New(cfg Config) *Service {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if len(cfg.Architectures) == 0 {
+		cfg.Architectures = []string{"x86_64"}
+		if runtime.GOARCH == "arm64" {
+			cfg.Architectures = []string{"arm64"}
+		}
+	}
+	if cfg.Reserve == nil {
+		cfg.Reserve = func() error { return nil }
+	}
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 1000
+	}
+	if cfg.ResolveRuntime == nil {
+		names := cfg.RuntimeNames
+		cfg.ResolveRuntime = func(_ context.Context, name string) (string, error) {
+			if slices.Contains(names, name) {
+				return name, nil
+			}
+			return "", lambdad.Errorf("InvalidParameterValueException", "The runtime %s is not available on this host.", name)
+		}
+	}
+	s := &Service{
+		Config: cfg, router: aws.NewRouter(routes), handlers: handlers(),
+		linkKey: make([]byte, 32), wake: make(chan struct{}, 1),
+	}
+	rand.Read(s.linkKey)
+	for _, ref := range cfg.Registry.unsettled() {
+		s.enqueue(ref)
+	}
+	return s
+}
+
+// Name implements aws.Service.
+func (s *Service) Name() string { return "lambda" }
+
+// Protocol implements aws.Service.
+func (s *Service) Protocol() aws.Protocol { return aws.RESTJSON }
+
+// ErrorShapes implements aws.Service.
+func (s *Service) ErrorShapes() map[string]aws.ErrorShape { return errorShapes }
+
+// Paths implements aws.PathService: download locations of packages.
+func (s *Service) Paths() map[string]http.Handler {
+	return map[string]http.Handler{archivePath: http.HandlerFunc(s.serveArchive)}
+}
+
+// Operations lists the operations of the model: those that are served, and those
+// that are answered NotImplemented.
+func Operations() (served, missing []string) {
+	h := handlers()
+	for _, r := range routes {
+		if h[r.Operation] != nil {
+			served = append(served, r.Operation)
+		} else {
+			missing = append(missing, r.Operation)
+		}
+	}
+	return served, missing
+}
+
+// Limits of request bodies (control-plane.md section 5.1).
+var bodyLimits = map[string]int64{
+	"CreateFunction":      lambdad.MaxRequestBody,
+	"UpdateFunctionCode":  lambdad.MaxRequestBody,
+	"PublishLayerVersion": lambdad.MaxRequestBody,
+}
+
+// actions are the operations whose name in policies is another.
+var actions = map[string]string{
+	"GetLayerVersionByArn":     "lambda:GetLayerVersion",
+	"Invoke":                   "lambda:InvokeFunction",
+	"InvokeAsync":              "lambda:InvokeFunction",
+	"InvokeWithResponseStream": "lambda:InvokeFunction",
+}
+
+// Route implements aws.Service.
+func (s *Service) Route(r *aws.Request) error {
+	m, err := s.router.Match(r.Request)
+	if err != nil {
+		r.Operation = "UnknownOperation"
+		return err
+	}
+	r.Route = m
+	r.Operation = m.Route().Operation
+	r.BodyLimit = bodyLimits[r.Operation]
+	if r.Action = actions[r.Operation]; r.Action == "" {
+		r.Action = "lambda:" + r.Operation
+	}
+	return nil
+}
+
+// ServeAWS implements aws.Service.
+func (s *Service) ServeAWS(w http.ResponseWriter, r *aws.Request) error {
+	m := r.Route.(*aws.Match)
+	h := s.handlers[r.Operation]
+	if h == nil {
+		return lambdad.Errorf("NotImplemented", "lambdad does not offer the operation %s yet.", r.Operation)
+	}
+	return h(s, &call{Request: r, match: m, header: w.Header()}, w)
+}
+
+// A call is one request for an operation.
+type call struct {
+	*aws.Request
+	match  *aws.Match
+	header http.Header // of the answer
+}
+
+// A handler serves an operation.
+type handler func(*Service, *call, http.ResponseWriter) error
+
+// An input is a generated request type.
+type input[T any] interface {
+	*T
+	bind(*aws.Binding)
+	validate(*aws.Validator)
+}
+
+// operation makes a handler: the request is decoded and validated, f does the
+// work, and its result is answered. A nil result is an empty body.
+func operation[T any, P input[T]](f func(*Service, *call, P) (any, error)) handler {
+	return func(s *Service, c *call, w http.ResponseWriter) error {
+		if c.Oversize {
+			return tooLarge(c)
+		}
+		in := P(new(T))
+		if c.Method != http.MethodGet && c.Method != http.MethodDelete {
+			if err := aws.DecodeJSON(c.Body, in); err != nil {
+				return err
+			}
+		}
+		b := aws.NewBinding(c.Request, c.match)
+		in.bind(b)
+		if err := b.Err(); err != nil {
+			return err
+		}
+		var v aws.Validator
+		in.validate(&v)
+		if err := v.Err(); err != nil {
+			return err
+		}
+		out, err := f(s, c, in)
+		if err != nil {
+			return err
+		}
+		if out == nil {
+			w.WriteHeader(c.match.Route().Status)
+			return nil
+		}
+		return aws.WriteJSON(w, c.match.Route().Status, out)
+	}
+}
+
+// tooLarge is the answer to a body over the limit of its operation.
+func tooLarge(c *call) error {
+	limit, name := c.BodyLimit, c.Operation
+	if limit == 0 {
+		limit = aws.DefaultBodyLimit
+	}
+	if name == "Invoke" {
+		name = "InvokeFunction" // as policies call it
+	}
+	return lambdad.Errorf("RequestEntityTooLargeException", "Request must be smaller than %d bytes for the %s operation", limit, name)
+}
+
+func handlers() map[string]handler {
+	return map[string]handler{
+		"CreateFunction":              operation((*Service).createFunction),
+		"DeleteFunction":              operation((*Service).deleteFunction),
+		"DeleteLayerVersion":          operation((*Service).deleteLayerVersion),
+		"GetAccountSettings":          operation((*Service).getAccountSettings),
+		"GetFunction":                 operation((*Service).getFunction),
+		"GetFunctionConfiguration":    operation((*Service).getFunctionConfiguration),
+		"GetLayerVersion":             operation((*Service).getLayerVersion),
+		"GetLayerVersionByArn":        operation((*Service).getLayerVersionByArn),
+		"Invoke":                      (*Service).invoke,
+		"ListFunctions":               operation((*Service).listFunctions),
+		"ListLayerVersions":           operation((*Service).listLayerVersions),
+		"ListLayers":                  operation((*Service).listLayers),
+		"PublishLayerVersion":         operation((*Service).publishLayerVersion),
+		"UpdateFunctionCode":          operation((*Service).updateFunctionCode),
+		"UpdateFunctionConfiguration": operation((*Service).updateFunctionConfiguration),
+	}
+}
+
+// settlers is how many functions are taken up at a time.
+const settlers = 2
+
+// Collection of archives that nothing refers to.
+const (
+	collectEvery = time.Minute
+	collectGrace = 2 * time.Minute
+)
+
+// Run takes up accepted changes and collects archives until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range settlers {
+		wg.Go(func() {
+			for {
+				ref, ok := s.dequeue(ctx)
+				if !ok {
+					return
+				}
+				s.settle(ctx, ref)
+			}
+		})
+	}
+	// Nothing is in flight at the start, so there is no grace.
+	s.collect(ctx, 0)
+	tick := time.NewTicker(collectEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-tick.C:
+			s.collect(ctx, collectGrace)
+		case <-ctx.Done():
+		}
+	}
+	wg.Wait()
+	return nil
+}
+
+func (s *Service) enqueue(ref functionRef) {
+	s.mu.Lock()
+	s.queue = append(s.queue, ref.unqualified())
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Service) dequeue(ctx context.Context) (functionRef, bool) {
+	for {
+		s.mu.Lock()
+		if len(s.queue) > 0 {
+			ref := s.queue[0]
+			s.queue = s.queue[1:]
+			more := len(s.queue) > 0
+			s.mu.Unlock()
+			if more { // another one may sleep
+				select {
+				case s.wake <- struct{}{}:
+				default:
+				}
+			}
+			return ref, true
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return functionRef{}, false
+		}
+	}
+}
+
+// errSuperseded: what was to be settled is not what the record holds now.
+var errSuperseded = errors.New("lambda: superseded")
+
+// settle brings the last accepted change of a function into force, or back.
+func (s *Service) settle(ctx context.Context, ref functionRef) {
+	f := s.Registry.function(ref)
+	if f == nil || !f.rec.inProgress() {
+		return
+	}
+	generation := f.rec.Config.Generation
+	cause := s.unpack(ctx, &f.rec.Config)
+	if ctx.Err() != nil {
+		return // the next start goes on
+	}
+	_, err := s.Registry.update(ctx, ref, func(rec *functionRecord) error {
+		if rec.Config.Generation != generation || !rec.inProgress() {
+			return errSuperseded
+		}
+		settled(rec, cause)
+		rec.RevisionID = newID()
+		return nil
+	})
+	log := s.Logger.With("function", ref.arn(), "generation", generation)
+	switch {
+	case cause != nil:
+		log.Error("function could not be made ready", "err", cause)
+	case err == nil:
+		log.Debug("function is ready")
+	}
+	if err != nil && !errors.Is(err, errSuperseded) && lambdad.ErrorCode(err) != "ResourceNotFoundException" && ctx.Err() == nil {
+		log.Error("state of a function could not be written; it is settled at the next start", "err", err)
+	}
+}
+
+// settled is the record after its change was taken up, or could not be.
+func settled(rec *functionRecord, cause error) {
+	wasUpdate := rec.State == stateActive
+	rec.StateReason, rec.StateReasonCode, rec.UpdateReason, rec.UpdateReasonCode = "", "", "", ""
+	if cause == nil {
+		rec.State, rec.Update, rec.Live = stateActive, updateSuccessful, nil
+		return
+	}
+	code, reason := "InternalError", "The package could not be unpacked: "+cause.Error()
+	var e *lambdad.Error
+	if errors.As(cause, &e) {
+		code, reason = "InvalidZipFileException", e.Message
+	}
+	rec.Update, rec.UpdateReason, rec.UpdateReasonCode = updateFailed, reason, code
+	if wasUpdate {
+		rec.Config, rec.Live = *rec.Live, nil // what ran goes on running
+		return
+	}
+	rec.State, rec.StateReason, rec.StateReasonCode = stateFailed, reason, code
+}
+
+// unpack makes sure that code and layers can be mounted.
+func (s *Service) unpack(ctx context.Context, c *configRecord) error {
+	if s.Archives == nil {
+		return nil
+	}
+	for _, a := range append([]archiveRecord{c.Code}, c.Layers...) {
+		_, release, err := s.Archives.Open(ctx, a.Digest)
+		if err != nil {
+			return err
+		}
+		release()
+	}
+	return nil
+}
+
+// collect removes archives that nothing has referred to for the grace period.
+func (s *Service) collect(ctx context.Context, grace time.Duration) {
+	var digests []string
+	err := s.Blobs.List(ctx, func(digest string, _ int64) bool {
+		digests = append(digests, digest)
+		return true
+	})
+	for _, d := range digests {
+		err = errors.Join(err, s.Registry.collect(d, grace, func() error {
+			s.Logger.Debug("archive collected", "digest", d)
+			return s.Blobs.Delete(ctx, d)
+		}))
+	}
+	if s.Archives != nil {
+		err = errors.Join(err, s.Archives.Trim(ctx, s.Registry.kept))
+	}
+	if err != nil && ctx.Err() == nil {
+		s.Logger.Error("archives could not be collected", "err", fmt.Errorf("lambda: %w", err))
+	}
+}
