@@ -30,6 +30,7 @@ import (
 func echo(p *fake.Proc) sandbox.Exit {
 	c := p.Client()
 	defer c.CloseIdleConnections()
+	p.Sleep(50 * time.Millisecond) // a start costs more than a moment
 	for {
 		r, err := c.Get(p.URL() + "/2018-06-01/runtime/invocation/next")
 		if err != nil {
@@ -272,7 +273,7 @@ func TestWholePath(t *testing.T) {
 		list := r.Environments()
 		// The second wave comes while the extensions of the first are at work.
 		if len(list) == 0 || len(list) > 250 || list[0].Function != "hello" || list[0].Version != "$LATEST" {
-			t.Fatalf("%d environments", len(list))
+			t.Errorf("%d environments", len(list))
 		}
 		invocations := 0
 		for _, s := range list {

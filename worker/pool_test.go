@@ -766,9 +766,6 @@ func TestSlowInitYieldsGate(t *testing.T) {
 			hanging := make(chan string)
 			go func() { hanging <- h.must(version("hangs", "1")) }()
 			synctest.Wait()
-			h.mu.Lock()
-			h.initTime = 10 * time.Second
-			h.mu.Unlock()
 			begin := time.Now()
 			v := version("f", "1")
 			ready := make(chan time.Duration)
