@@ -651,6 +651,9 @@ func (p *Proc) Signals() <-chan syscall.Signal {
 // Kill ends the process by a signal, as from outside.
 func (p *Proc) Kill(sig syscall.Signal) { p.finish(sandbox.Exit{Signal: sig}) }
 
+// Exit ends the process, from any goroutine.
+func (p *Proc) Exit(exit sandbox.Exit) { p.finish(exit) }
+
 // OOM ends the process as the kernel does when memory runs out.
 func (p *Proc) OOM() {
 	s := p.group.sandbox
