@@ -1,0 +1,5 @@
+package nats
+
+const crashChild = "LAMBDAD_NATS_TEST_CRASH"
+
+func crashMain() {}
