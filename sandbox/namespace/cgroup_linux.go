@@ -380,7 +380,7 @@ func (g *group) openFiles() error {
 		}
 	}
 	for _, w := range wants {
-		if err := g.open(w.f, w.flags|0, w.name); err != nil && w.must {
+		if err := g.open(w.f, w.flags, w.name); err != nil && w.must {
 			return err
 		}
 	}

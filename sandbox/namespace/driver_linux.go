@@ -43,12 +43,12 @@ type Driver struct {
 	traveller *traveller
 	spawner   *spawner
 	meminfo   *meminfos
+	filter    []byte // seccomp
 	null      *os.File
 	promises  []sandbox.Promise
 
 	pool   chan *shell
 	refill chan struct{}
-	fill   sync.Once
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 }
@@ -87,6 +87,13 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	d.cgroups = findHierarchy(string(mounts), "lambdad-"+cfg.ID)
 	if err = d.cgroups.prepare(); err != nil {
 		return nil, fmt.Errorf("%w: control groups must be writable (in a container: run it privileged, with a cgroup namespace of its own)", err)
+	}
+	m, err := machine()
+	if err != nil {
+		return nil, err
+	}
+	if d.filter, err = newFilter(m); err != nil {
+		return nil, err
 	}
 	if d.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return nil, err

@@ -182,12 +182,14 @@ func (s *shell) forkInto(party *party) (*waiting, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The child finds its first message when it looks: joining its groups.
+	// The child finds its first message when it looks: it joins its groups and
+	// takes on the filter, long before it is needed.
 	join := &program{kind: kindRun}
 	zero := join.str("0")
 	for i, f := range party.procs {
 		join.call("join "+party.dirs[i], unix.SYS_WRITE, join.file(f.fd), zero, 1)
 	}
+	join.seccomp(s.d.filter)
 	err = send(conn, join, 0)
 	var pid int64
 	if err == nil {
