@@ -4,7 +4,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/aws"
@@ -18,11 +20,14 @@ const maxClientContext = 3583
 // to the generated validation.
 func (s *Service) invoke(c *call, w http.ResponseWriter) error {
 	name := c.match.Param("FunctionName")
+	_, ok := parseFunctionRef(name)
+	ok = ok && len(name) <= 256
 	var qualifier *string
-	ref, ok := functionRef{}, false
-	if c.URL.RawQuery == "" {
-		ref, ok = parseFunctionRef(name)
-		ok = ok && len(name) <= 256
+	if query := c.URL.RawQuery; ok && query != "" {
+		var q string
+		if q, ok = plainQualifier(query); ok {
+			qualifier = &q
+		}
 	}
 	kind := c.Header.Get("X-Amz-Invocation-Type")
 	tail := c.Header.Get("X-Amz-Log-Type")
@@ -100,6 +105,16 @@ func (s *Service) invoke(c *call, w http.ResponseWriter) error {
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(res.Payload) // a caller that is gone cannot be told
 	return nil
+}
+
+// plainQualifier reads a query that is a well-formed qualifier alone.
+func plainQualifier(query string) (string, bool) {
+	q, ok := strings.CutPrefix(query, "Qualifier=")
+	if !ok || strings.IndexByte(q, '&') >= 0 {
+		return "", false
+	}
+	q, err := url.QueryUnescape(q)
+	return q, err == nil && isQualifier(q)
 }
 
 // contentTypeJSON is shared by all answers; net/http only reads it.

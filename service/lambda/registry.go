@@ -216,9 +216,6 @@ func (r *Registry) create(ctx context.Context, ref functionRef, rec functionReco
 	return newFunction(scope{ref.account, ref.region}, ref.name, revision, rec), nil
 }
 
-// errNothing is returned by a change that wants no write.
-var errNothing = errors.New("lambda: nothing to change")
-
 // maxAttempts bounds how often a change is tried against others.
 const maxAttempts = 20
 

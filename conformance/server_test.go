@@ -1,0 +1,208 @@
+package conformance
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	sdkaws "github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	sdklambda "github.com/aws/aws-sdk-go-v2/service/lambda"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/archive"
+	"github.com/lambdad/lambdad/aws"
+	"github.com/lambdad/lambdad/frontend"
+	"github.com/lambdad/lambdad/mem"
+	"github.com/lambdad/lambdad/service/lambda"
+	"github.com/lambdad/lambdad/service/sts"
+)
+
+const (
+	region  = "us-east-1"
+	account = aws.DefaultAccount
+)
+
+// A server is the whole endpoint on the in-memory engine, in front of a placer
+// that answers what the test says.
+type server struct {
+	*httptest.Server
+	keys     *aws.KeyStore
+	mux      *aws.Mux
+	registry *lambda.Registry
+	archives *gatedArchives
+	logs     *syncBuffer
+
+	mu     sync.Mutex
+	answer func(*lambdad.Invocation) (*lambdad.Response, error)
+}
+
+// Invoke implements frontend.Placer.
+func (s *server) Invoke(_ context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
+	s.mu.Lock()
+	answer := s.answer
+	s.mu.Unlock()
+	return answer(inv)
+}
+
+func (s *server) answers(f func(*lambdad.Invocation) (*lambdad.Response, error)) {
+	s.mu.Lock()
+	s.answer = f
+	s.mu.Unlock()
+}
+
+// gatedArchives holds back functions from becoming ready.
+type gatedArchives struct {
+	*archive.Cache
+	mu   sync.Mutex
+	gate chan struct{} // nil: open
+}
+
+func (a *gatedArchives) Open(ctx context.Context, digest string) (string, func(), error) {
+	a.mu.Lock()
+	gate := a.gate
+	a.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return "", nil, ctx.Err()
+		}
+	}
+	return a.Cache.Open(ctx, digest)
+}
+
+// hold closes the gate until the returned function is called.
+func (a *gatedArchives) hold() (release func()) {
+	gate := make(chan struct{})
+	a.mu.Lock()
+	a.gate = gate
+	a.mu.Unlock()
+	return sync.OnceFunc(func() {
+		a.mu.Lock()
+		a.gate = nil
+		a.mu.Unlock()
+		close(gate)
+	})
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func newServer(t testing.TB, opts aws.Options) *server {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &server{keys: aws.NewKeyStore(), logs: &syncBuffer{}}
+	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	s.answers(func(inv *lambdad.Invocation) (*lambdad.Response, error) {
+		return &lambdad.Response{Payload: inv.Payload, ExecutedVersion: inv.Version.Number}, nil
+	})
+	var err error
+	if s.registry, err = lambda.NewRegistry(ctx, lambda.RegistryConfig{Store: mem.NewStore(), Logger: log}); err != nil {
+		t.Fatal(err)
+	}
+	blobs := mem.NewBlobs()
+	s.archives = &gatedArchives{Cache: archive.NewCache(filepath.Join(t.TempDir(), "unpacked"), blobs)}
+	functions := lambda.New(lambda.Config{
+		Registry: s.registry, Frontend: frontend.New(s.registry, s), Blobs: blobs, Archives: s.archives,
+		RuntimeNames:   []string{"provided.al2023", "python3.9", "python3.12"},
+		ResolveRuntime: func(_ context.Context, name string) (string, error) { return name, nil },
+		Architectures:  []string{"x86_64", "arm64"},
+		Logger:         log,
+	})
+	opts.Logger = log
+	s.mux = aws.NewMux(s.keys, opts, functions, sts.New())
+	s.Server = httptest.NewServer(s.mux)
+	var wg sync.WaitGroup
+	for _, run := range []func(context.Context) error{s.registry.Run, functions.Run} {
+		wg.Go(func() {
+			if err := run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(func() {
+		s.Close()
+		cancel()
+		wg.Wait()
+	})
+	return s
+}
+
+// client returns the AWS SDK's client with the given credentials; nil: the
+// administrator's.
+func (s *server) client(c *lambdad.Credentials) *sdklambda.Client {
+	return sdklambda.NewFromConfig(s.config(c))
+}
+
+func (s *server) config(c *lambdad.Credentials) sdkaws.Config {
+	if c == nil {
+		c = new(s.keys.Admin())
+	}
+	return sdkaws.Config{
+		Region: region, BaseEndpoint: &s.URL,
+		Credentials: credentials.NewStaticCredentialsProvider(c.AccessKeyID, c.SecretAccessKey, c.SessionToken),
+		HTTPClient:  &http.Client{Timeout: 30 * time.Second},
+		Retryer:     func() sdkaws.Retryer { return sdkaws.NopRetryer{} },
+	}
+}
+
+// zipOf makes a package of files.
+func zipOf(t testing.TB, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for name, content := range files {
+		h := &zip.FileHeader{Name: name, Method: zip.Deflate}
+		h.SetMode(0o755)
+		w, err := z.CreateHeader(h)
+		if err == nil {
+			_, err = w.Write([]byte(content))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// newSandboxServer serves what s serves, as a listener inside a sandbox does.
+func newSandboxServer(t testing.TB, s *server) *server {
+	inside := &server{keys: s.keys, Server: httptest.NewServer(s.mux.Sandbox())}
+	t.Cleanup(inside.Close)
+	return inside
+}
+
+func mustURL(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
