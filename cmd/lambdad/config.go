@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/lambdad/lambdad/datadir"
 )
 
 // Config holds every setting of a server. Each is a flag of `lambdad serve` and,
@@ -21,7 +23,7 @@ import (
 type Config struct {
 	Listen      string   `toml:"listen"`       // address of the AWS endpoint
 	DataDir     string   `toml:"data-dir"`     // everything that is kept
-	Auth        string   `toml:"auth"`         // keys, any
+	Auth        string   `toml:"auth"`         // verify, any
 	Region      string   `toml:"region"`       // shown and used where a request names none
 	Isolation   string   `toml:"isolation"`    // auto, root, plain
 	LogLevel    string   `toml:"log-level"`    // debug, info, warn, error
@@ -47,7 +49,7 @@ func (d *duration) UnmarshalText(text []byte) (err error) {
 func defaults() Config {
 	return Config{
 		Listen:      "127.0.0.1:4566",
-		Auth:        "keys",
+		Auth:        "verify",
 		Region:      "us-east-1",
 		Isolation:   "auto",
 		LogLevel:    "info",
@@ -64,7 +66,7 @@ func defaults() Config {
 func (c *Config) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.Listen, "listen", c.Listen, "`address` of the AWS endpoint; port 0 takes a free one")
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` for records, code and logs (default /var/lib/lambdad as root, else lambdad in the XDG state directory)")
-	fs.StringVar(&c.Auth, "auth", c.Auth, "`mode`: keys verifies signatures; any accepts every key, on loopback only")
+	fs.StringVar(&c.Auth, "auth", c.Auth, "`mode`: verify checks signatures; any accepts every key, on loopback only")
 	fs.StringVar(&c.Region, "region", c.Region, "`name` shown by env and used where a request names none")
 	fs.StringVar(&c.Isolation, "isolation", c.Isolation, "`tier`: auto tries root, then plain; root or plain insists")
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "`level` of the server's own log: debug, info, warn or error")
@@ -117,7 +119,7 @@ func (c *Config) check() error {
 		return fmt.Errorf("--%s %q: it must be one of %s", name, value, strings.Join(legal, ", "))
 	}
 	err := errors.Join(
-		oneOf("auth", c.Auth, "keys", "any"),
+		oneOf("auth", c.Auth, "verify", "any"),
 		oneOf("isolation", c.Isolation, "auto", "root", "plain"),
 		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
 	)
@@ -143,20 +145,13 @@ func (c *Config) check() error {
 	return err
 }
 
-// defaultDataDir is /var/lib/lambdad for root and the XDG state directory for
-// everyone else.
+// defaultDataDir is datadir.Default as the default of a flag.
 func defaultDataDir() string {
-	if os.Geteuid() == 0 {
-		return "/var/lib/lambdad"
-	}
-	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
-		return filepath.Join(state, "lambdad")
-	}
-	home, err := os.UserHomeDir()
+	dir, err := datadir.Default()
 	if err != nil {
 		return filepath.Join(os.TempDir(), fmt.Sprintf("lambdad-%d", os.Geteuid()))
 	}
-	return filepath.Join(home, ".local", "state", "lambdad")
+	return dir
 }
 
 // logger writes the server's own log.

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/lambdad/lambdad/environment"
+)
+
+// The control socket answers questions about a running server that AWS has no
+// API for. It is a unix socket in the data directory: who may read that directory
+// may ask, and no sandbox can.
+
+const controlSocket = "control.sock"
+
+// controlAddress names the socket. The kernel allows 107 bytes; a longer path is
+// reached through the descriptor of its directory.
+func controlAddress(dir *os.File) string {
+	path := filepath.Join(dir.Name(), controlSocket)
+	if len(path) > 100 && runtime.GOOS == "linux" {
+		return filepath.Join("/proc/self/fd", strconv.Itoa(int(dir.Fd())), controlSocket)
+	}
+	return path
+}
+
+// serveControl answers on the control socket of dir until ctx ends.
+func serveControl(ctx context.Context, dataDir string, environments func() []environment.Status) error {
+	dir, err := os.Open(dataDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	address := controlAddress(dir)
+	if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing the control socket of an earlier server: %w", err)
+	}
+	listener, err := net.Listen("unix", address)
+	if err != nil {
+		return fmt.Errorf("opening the control socket: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /environments", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(rows(environments())) // the reader left
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stopped := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stopped()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// askControl gets a path from the server of a data directory into v.
+func askControl(ctx context.Context, dataDir, path string, v any) error {
+	dir, err := os.Open(dataDir)
+	if err != nil {
+		return fmt.Errorf("no server has used the data directory %s: %w", dataDir, err)
+	}
+	defer dir.Close()
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", controlAddress(dir))
+		},
+		DisableKeepAlives: true,
+	}}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://control"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("no server is running on %s (start one with: lambdad serve --data-dir %s): %w", dataDir, dataDir, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the server on %s answered %s", dataDir, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(v)
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/lambdad/lambdad/runtimes"
+	"github.com/lambdad/lambdad/sandbox"
+)
+
+// doctorCommand probes this host as serve does at its start and says what holds.
+func doctorCommand(ctx context.Context, std stdio, args []string) error {
+	fs := newFlags(std, "doctor")
+	isolation := fs.String("isolation", "auto", "`tier` to examine: auto, root or plain")
+	output := fs.String("output", "table", "`form`: table or json")
+	if _, err := parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	if *output != "table" && *output != "json" {
+		fmt.Fprintf(std.err, "lambdad doctor: --output %q: it must be table or json\n", *output)
+		return errUsage
+	}
+	dir, err := os.MkdirTemp("", "lambdad-doctor-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+
+	// The probes' own log says why the stronger tier was left.
+	var probes strings.Builder
+	log := slog.New(slog.NewTextHandler(&probes, nil))
+	driver, err := newDriver(ctx, *isolation, uuid.NewString()[:8], dir, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, driver.Close()) }()
+
+	set := runtimes.New(dir, slog.New(slog.DiscardHandler))
+	report := diagnosis{Tier: driver.Tier(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Promises: driver.Promises()}
+	for _, name := range set.Names() {
+		r, err := set.Resolve(ctx, name)
+		if err != nil {
+			continue
+		}
+		by := r.Interpreter
+		if by == "" {
+			by = "the function's own bootstrap"
+		}
+		report.Runtimes = append(report.Runtimes, foundRuntime{name, by})
+	}
+	if driver.Tier() == "plain" && *isolation == "auto" {
+		report.Fallback = strings.TrimSpace(probes.String())
+	}
+	if *output == "json" {
+		enc := json.NewEncoder(std.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(report)
+	}
+	report.print(std)
+	return nil
+}
+
+// diagnosis is what doctor found.
+type diagnosis struct {
+	Tier     string            `json:"tier"`
+	Platform string            `json:"platform"`
+	Fallback string            `json:"fallback,omitempty"` // why no stronger tier
+	Promises []sandbox.Promise `json:"promises"`
+	Runtimes []foundRuntime    `json:"runtimes"`
+}
+
+type foundRuntime struct {
+	Name string `json:"name"`
+	By   string `json:"by"`
+}
+
+func (d *diagnosis) print(std stdio) {
+	fmt.Fprintf(std.out, "lambdad %s\nisolation tier: %s\n", versionText(), d.Tier)
+	if d.Fallback != "" {
+		fmt.Fprintf(std.out, "  %s\n", d.Fallback)
+	}
+	fmt.Fprintln(std.out, "\npromises:")
+	for _, p := range d.Promises {
+		mark := "holds"
+		if !p.Kept {
+			mark = "FAILS"
+		}
+		fmt.Fprintf(std.out, "  %s  %s\n", mark, p.Name)
+		if !p.Kept {
+			fmt.Fprintf(std.out, "         why:  %s\n", p.Why)
+			fmt.Fprintf(std.out, "         cure: %s\n", p.Cure)
+		}
+	}
+	fmt.Fprintln(std.out, "\nruntimes:")
+	for _, r := range d.Runtimes {
+		fmt.Fprintf(std.out, "  %-16s %s\n", r.Name, r.By)
+	}
+}
+
+// hostPython names the python runtime of the python3 on the PATH, within the
+// identifiers AWS has; "" when there is none.
+func hostPython(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "python3", "-c", "import sys; print(sys.version_info[1])").Output()
+	if err != nil {
+		return ""
+	}
+	var minor int
+	if _, err := fmt.Sscan(string(out), &minor); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("python3.%d", min(max(minor, 9), 14))
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/sandbox/namespace"
+)
+
+// newDriver chooses the tier by trying it, never from the user id. "auto" takes
+// the strongest that works here; a named tier is that one or an error.
+func newDriver(ctx context.Context, isolation, id, dir string, log *slog.Logger) (sandbox.Driver, error) {
+	if isolation != "plain" {
+		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, Logger: log})
+		if err == nil {
+			return d, nil
+		}
+		if isolation != "auto" {
+			return nil, fmt.Errorf("isolation tier %s does not work here: %w", isolation, err)
+		}
+		log.Warn("isolating with plain processes: the root tier does not work here", "why", err)
+	}
+	d, err := sandbox.Driver(nil), errors.New("plain tier not built")
+	if err != nil {
+		return nil, errors.Join(errors.New("no isolation tier works on this host"), err)
+	}
+	return d, nil
+}
+
+// tierText says in one line which tier is used and which promises fall.
+func tierText(d sandbox.Driver) string {
+	s := d.Tier()
+	missing := 0
+	for _, p := range d.Promises() {
+		if !p.Kept {
+			missing++
+		}
+	}
+	if missing > 0 {
+		s += fmt.Sprintf(" (%d promises do not hold here: lambdad doctor names them)", missing)
+	}
+	return s
+}

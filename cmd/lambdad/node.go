@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/archive"
+	"github.com/lambdad/lambdad/blob"
+	"github.com/lambdad/lambdad/frontend"
+	"github.com/lambdad/lambdad/placement"
+	"github.com/lambdad/lambdad/runtimes"
+	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/worker"
+)
+
+// concurrencyLimit is the account's concurrency (control-plane.md section 4.7).
+const concurrencyLimit = 1000
+
+// paths are the directories a node keeps files in; all can be made again.
+type paths struct{ code, logs, run, runtimes string }
+
+// nodeConfig is what a node is made of. serve and run differ in nothing else.
+type nodeConfig struct {
+	Config
+	HostID   string // names everything made on the host
+	Blobs    blob.Store
+	Versions frontend.Versions
+	Paths    paths
+	// Credentials makes those of an environment; nil gives them none.
+	Credentials func(v *lambdad.Version, environment string) (lambdad.Credentials, func())
+	// Endpoint answers AWS requests from inside an environment; nil has none.
+	Endpoint func(environment string) http.Handler
+	// Reserve says why no environment may be made now, such as a full disk.
+	Reserve func() error
+	// LogCopy also gets every log line.
+	LogCopy io.Writer
+	Log     *slog.Logger
+}
+
+// node is everything below the API on one machine: sandboxes, environments,
+// placement and the front end every invocation enters by.
+type node struct {
+	driver   sandbox.Driver
+	archives *archive.Cache
+	runtimes *runtimes.Set
+	worker   *worker.Local
+	frontend *frontend.Frontend
+
+	stop context.CancelFunc
+	done chan error
+}
+
+// newNode wires a node and starts its background work. What a dead process with
+// the same host id left is swept first.
+func newNode(ctx context.Context, c nodeConfig) (*node, error) {
+	driver, err := newDriver(ctx, c.Isolation, c.HostID, c.Paths.run, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	if err := driver.Sweep(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("sweeping what an earlier server left: %w", err), driver.Close())
+	}
+	n := &node{
+		driver:   driver,
+		archives: archive.NewCache(c.Paths.code, c.Blobs),
+		runtimes: runtimes.New(c.Paths.runtimes, c.Log),
+		done:     make(chan error, 1),
+	}
+	n.worker = worker.NewLocal(worker.Config{
+		Driver:       driver,
+		Archives:     n.archives,
+		Runtimes:     n.runtimes,
+		LogDir:       c.Paths.logs,
+		LogCopy:      c.LogCopy,
+		IdleTimeout:  c.IdleTimeout.Duration,
+		FreezeDelay:  c.FreezeDelay.Duration,
+		WaitLimit:    c.WaitLimit.Duration,
+		Starts:       c.Starts,
+		MemoryBudget: int64(c.Memory) << 20,
+		Credentials:  c.Credentials,
+		Endpoint:     c.Endpoint,
+		Reserve:      c.Reserve,
+		Logger:       c.Log,
+	})
+	n.frontend = frontend.New(c.Versions, placement.New(n.worker, concurrencyLimit))
+	// Background work outlives the caller: close ends it.
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	n.stop = stop
+	go func() { n.done <- n.worker.Run(run) }()
+	return n, nil
+}
+
+// drain lets invocations in flight end and shuts every environment down.
+func (n *node) drain(ctx context.Context) error { return n.worker.Drain(ctx) }
+
+// close ends background work and gives the host back what the driver holds. All
+// environments must be gone.
+func (n *node) close() error {
+	n.stop()
+	return errors.Join(<-n.done, n.driver.Close())
+}

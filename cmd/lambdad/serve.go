@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/aws"
+	"github.com/lambdad/lambdad/blob/files"
+	"github.com/lambdad/lambdad/datadir"
+	"github.com/lambdad/lambdad/nats"
+	lambdaservice "github.com/lambdad/lambdad/service/lambda"
+	stsservice "github.com/lambdad/lambdad/service/sts"
+)
+
+// account is every key's account until there are more.
+const account = aws.DefaultAccount
+
+// serveCommand serves until a signal: then it takes no more invocations, lets
+// those in flight end, tells the extensions SHUTDOWN and leaves. A second signal
+// ends at once.
+func serveCommand(ctx context.Context, std stdio, args []string) error {
+	cfg, err := load(newFlags(std, "serve"), args)
+	if err != nil {
+		return err
+	}
+	if runtime.GOOS != "linux" {
+		return fmt.Errorf("serve needs Linux, this is %s: run lambdad in a Linux virtual machine and point clients here at it", runtime.GOOS)
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		<-ctx.Done()
+		stop() // from here on a signal has its usual effect: the end, at once
+	}()
+	return serve(ctx, std, cfg)
+}
+
+// serve is one life of a server: everything is built in the order it is needed,
+// and undone in reverse. Where one part fails to start, those before it stop.
+func serve(ctx context.Context, std stdio, cfg Config) (err error) {
+	begin := time.Now()
+	log := cfg.logger(std)
+	var undo undos
+	defer func() { err = errors.Join(err, undo.run()) }()
+
+	dir, err := datadir.Open(cfg.DataDir, log)
+	if err != nil {
+		return err
+	}
+	undo.push(dir.Close)
+	listener, err := listen(cfg)
+	if err != nil {
+		return err
+	}
+	undo.push(func() error { return ignoreClosed(listener.Close()) })
+	keys, err := aws.OpenKeyStore(dir.Path())
+	if err != nil {
+		return err
+	}
+	blobs, err := files.Open(files.Config{Dir: dir.Blobs(), Reserve: int64(cfg.DiskReserve) << 20, Logger: log})
+	if err != nil {
+		return err
+	}
+	engine, err := nats.Open(ctx, nats.Config{Dir: dir.Records(), Logger: log})
+	if err != nil {
+		return err
+	}
+	undo.push(engine.Close)
+	reserve := func() error { return diskReserve(dir, int64(cfg.DiskReserve)<<20) }
+
+	// Background work ends when stop is called, after the drain.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, background := errgroup.WithContext(background)
+
+	// What is below knows of those above only through these two, which are set
+	// before anything runs.
+	var n *node
+	var mux *aws.Mux
+	registry, err := lambdaservice.NewRegistry(background, lambdaservice.RegistryConfig{
+		Store:    engine.Store(),
+		OnChange: func(account, region, function, keep string) { n.worker.Retire(account, region, function, keep) },
+		Logger:   log,
+	})
+	if err != nil {
+		return err
+	}
+	n, err = newNode(ctx, nodeConfig{
+		Config: cfg, HostID: dir.ID(), Blobs: blobs, Versions: registry,
+		Paths:       paths{code: dir.Code(), logs: dir.Logs(), run: dir.Run(), runtimes: dir.Runtimes()},
+		Credentials: keys.Mint,
+		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
+		Reserve:     reserve,
+		Log:         log,
+	})
+	if err != nil {
+		return err
+	}
+	undo.push(n.close)
+	lambdaAPI := lambdaservice.New(lambdaservice.Config{
+		Registry: registry, Frontend: n.frontend, Blobs: blobs, Archives: n.archives,
+		RuntimeNames: n.runtimes.Names(),
+		ResolveRuntime: func(ctx context.Context, name string) (string, error) {
+			r, err := n.runtimes.Resolve(ctx, name)
+			if err != nil {
+				return "", err
+			}
+			return r.VersionID, nil
+		},
+		Reserve: reserve, Concurrency: concurrencyLimit, Logger: log,
+	})
+
+	var draining atomic.Bool
+	auth, err := aws.ParseAuthMode(cfg.Auth)
+	if err != nil {
+		return err
+	}
+	mux = aws.NewMux(keys, aws.Options{
+		Auth: auth, Region: cfg.Region, Logger: log, Version: version,
+		Ready: func() error {
+			if draining.Load() {
+				return errors.New("stopping")
+			}
+			return nil
+		},
+	}, lambdaAPI, stsservice.New())
+	server := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+
+	group.Go(func() error { return registry.Run(background) })
+	group.Go(func() error { return lambdaAPI.Run(background) })
+	group.Go(func() error { return serveControl(background, dir.Path(), n.worker.Environments) })
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serving %s: %w", listener.Addr(), err)
+		}
+		return nil
+	})
+
+	endpoint := "http://" + advertised(listener.Addr())
+	if err := dir.Announce(datadir.Server{
+		Endpoint: endpoint, Region: cfg.Region, Account: account, Tier: n.driver.Tier(), Version: version,
+	}); err != nil {
+		stop()
+		return errors.Join(err, server.Close(), group.Wait())
+	}
+	banner(std.out, cfg, endpoint, n)
+	fmt.Fprintf(std.out, "ready in %d ms\n", time.Since(begin).Milliseconds())
+
+	select {
+	case <-ctx.Done():
+		log.Info("stopping: invocations in flight may end, a second signal ends at once")
+	case <-background.Done(): // a part failed; Wait says which
+	}
+	draining.Store(true)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainLimit.Duration)
+	defer cancel()
+	err = n.drain(drain)
+	if errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("some invocations did not end within the drain limit and were ended", "limit", cfg.DrainLimit.Duration)
+		err = nil
+	}
+	answers, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if server.Shutdown(answers) != nil {
+		_ = server.Close() // clients that keep a request open
+	}
+	stop()
+	return errors.Join(err, group.Wait())
+}
+
+// listen opens the endpoint. --auth=any is refused where others could reach it.
+func listen(cfg Config) (net.Listener, error) {
+	host, _, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen %q: it must be host:port, such as 127.0.0.1:4566: %w", cfg.Listen, err)
+	}
+	if cfg.Auth == "any" {
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return nil, fmt.Errorf("--auth any accepts every key, so it needs a loopback address; --listen is %s", cfg.Listen)
+		}
+	}
+	l, err := net.Listen("tcp", cfg.Listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is taken, perhaps by another server: stop it, or choose another --listen (port 0 takes a free one)", cfg.Listen)
+	}
+	return l, err
+}
+
+// advertised is how clients on this machine reach a listener.
+func advertised(addr net.Addr) string {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return addr.String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// banner says what runs and what to paste.
+func banner(w io.Writer, cfg Config, endpoint string, n *node) {
+	self := "lambdad env"
+	if cfg.DataDir != defaultDataDir() {
+		self += " --data-dir " + cfg.DataDir
+	}
+	fmt.Fprintf(w, `lambdad %s
+
+endpoint   %s
+region     %s
+account    %s
+isolation  %s
+data       %s
+
+Paste into a shell to point AWS clients here:
+
+  eval "$(%s)"
+
+`, versionText(), endpoint, cfg.Region, account, tierText(n.driver), cfg.DataDir, self)
+}
+
+// diskReserve refuses when the disk has less than the reserve left.
+func diskReserve(dir *datadir.Dir, reserve int64) error {
+	free, err := dir.FreeBytes()
+	if err != nil {
+		return fmt.Errorf("asking for the free space of %s: %w", dir.Path(), err)
+	}
+	if free < reserve {
+		return lambdad.Errorf("ServiceException", "the disk of %s has %d MiB left, less than the reserve of %d MiB: free some, or start with a smaller --disk-reserve",
+			filepath.Clean(dir.Path()), free>>20, reserve>>20)
+	}
+	return nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// undos are steps that are undone in reverse.
+type undos []func() error
+
+func (u *undos) push(f func() error) { *u = append(*u, f) }
+
+func (u undos) run() (err error) {
+	for i := len(u) - 1; i >= 0; i-- {
+		err = errors.Join(err, u[i]())
+	}
+	return err
+}

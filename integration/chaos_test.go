@@ -1,0 +1,238 @@
+package integration_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+)
+
+// A book is what the server has acknowledged: function name to description. An
+// operation without an answer leaves both outcomes possible.
+type book struct {
+	mu    sync.Mutex
+	known map[string]string // acknowledged
+	maybe map[string]bool   // an operation on it was in flight when the server died
+}
+
+// inFlight counts operations by kind that have no answer yet.
+type inFlight struct{ create, update, remove, cold, frozen, shutting atomic.Int64 }
+
+// TestKill kills the server 50 times while creates, updates, deletes, cold starts,
+// freezes and shutdowns are in flight. What was acknowledged is there after each
+// restart, a first invocation works, nothing survives the server by a second, and
+// nothing is left after the next start.
+func TestKill(t *testing.T) {
+	needRoot(t)
+	const kills = 50
+	dataDir := t.TempDir()
+	b := &book{known: map[string]string{}, maybe: map[string]bool{}}
+	seen := map[string]int{}
+	for round := range kills {
+		s := startServer(t, dataDir, "--idle-timeout", "150ms", "--log-level", "error")
+		if left := processStates(t, "lambdad-"+s.id); len(left) > 0 {
+			t.Fatalf("round %d: processes of the dead server after the next start: %v", round, left)
+		}
+		b.check(t, s, round)
+		if round == 0 {
+			for i := range 4 {
+				name := fmt.Sprintf("steady%d", i)
+				if err := s.create(t.Context(), name, nil); err != nil {
+					t.Fatal(err)
+				}
+				b.known[name] = ""
+			}
+		}
+		if _, err := s.invoke(t.Context(), "steady0", `{}`); err != nil {
+			t.Fatalf("round %d: the first invocation after a restart: %v", round, err)
+		}
+		for what, n := range b.work(t, s, round) {
+			if n > 0 {
+				seen[what]++
+			}
+		}
+		deadline := time.Now().Add(time.Second)
+		for len(processStates(t, "lambdad-"+s.id)) > 0 {
+			if time.Now().After(deadline) {
+				t.Fatalf("round %d: processes survived the server by a second: %v", round, processStates(t, "lambdad-"+s.id))
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if t.Failed() {
+			return
+		}
+	}
+	t.Logf("rounds of %d with work of each kind in flight at the kill: %v", kills, seen)
+	for _, what := range []string{"create", "update", "delete", "cold start", "frozen", "shutting down"} {
+		if seen[what] == 0 {
+			t.Errorf("no kill hit a %s", what)
+		}
+	}
+	s := startServer(t, dataDir)
+	b.check(t, s, kills)
+	s.stop()
+	if left := processStates(t, "lambdad-"+s.id); len(left) > 0 {
+		t.Errorf("processes after a clean stop: %v", left)
+	}
+	leftOnHost(t, s.id)
+}
+
+// check compares the server's functions with the book.
+func (b *book) check(t *testing.T, s *server, round int) {
+	t.Helper()
+	have := map[string]string{}
+	pages := lambda.NewListFunctionsPaginator(s.client, &lambda.ListFunctionsInput{})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatalf("round %d: listing: %v", round, err)
+		}
+		for _, f := range page.Functions {
+			have[*f.FunctionName] = aws.ToString(f.Description)
+		}
+	}
+	for name, description := range b.known {
+		got, ok := have[name]
+		switch {
+		case b.maybe[name]:
+		case !ok:
+			t.Errorf("round %d: %s was acknowledged and is gone", round, name)
+		case got != description:
+			t.Errorf("round %d: %s has description %q, acknowledged was %q", round, name, got, description)
+		}
+	}
+	for name := range have {
+		if _, ok := b.known[name]; !ok && !b.maybe[name] {
+			t.Errorf("round %d: %s was deleted, acknowledged, and is back", round, name)
+		}
+	}
+	// What could have been either way is settled now.
+	b.known, b.maybe = have, map[string]bool{}
+}
+
+// work runs clients against the server, kills it in the middle and says what was
+// in flight.
+func (b *book) work(t *testing.T, s *server, round int) map[string]int64 {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var flying inFlight
+	var wg sync.WaitGroup
+	random := rand.New(rand.NewPCG(uint64(round), 42))
+	loop := func(f func(i int)) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := 0; ctx.Err() == nil; i++ {
+				f(i)
+			}
+		}()
+	}
+	zip := zipOf(t, "bootstrap", program(t, "bootstrap"))
+	loop(func(i int) { // creates, updates and deletes
+		name := fmt.Sprintf("f%d-%d", round, i)
+		b.change(&flying.create, name, fmt.Sprint("made in round ", round), func() error {
+			_, err := s.client.CreateFunction(ctx, &lambda.CreateFunctionInput{
+				FunctionName: aws.String(name), Runtime: types.RuntimeProvidedal2023, Handler: aws.String("bootstrap"),
+				Role: aws.String("arn:aws:iam::000000000000:role/test"), Code: &types.FunctionCode{ZipFile: zip},
+				Description: aws.String(fmt.Sprint("made in round ", round)),
+			})
+			return err
+		})
+	})
+	loop(func(i int) {
+		b.mu.Lock()
+		names := slices.Sorted(maps.Keys(b.known))
+		b.mu.Unlock()
+		name := names[i%len(names)]
+		if name[0] == 's' { // steady
+			b.change(&flying.update, name, fmt.Sprint("update ", round, ".", i), func() error {
+				_, err := s.client.UpdateFunctionConfiguration(ctx, &lambda.UpdateFunctionConfigurationInput{
+					FunctionName: aws.String(name), Description: aws.String(fmt.Sprint("update ", round, ".", i))})
+				return err
+			})
+			return
+		}
+		b.change(&flying.remove, name, gone, func() error {
+			_, err := s.client.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: aws.String(name)})
+			return err
+		})
+	})
+	for w := range 3 { // cold starts, freezes, and shutdowns by the short idle time
+		loop(func(i int) {
+			flying.cold.Add(1)
+			_, _ = s.invoke(ctx, fmt.Sprintf("steady%d", (w+i)%4), `{"sleepMs": 5}`)
+			flying.cold.Add(-1)
+			time.Sleep(time.Duration(50+200*(i%2)) * time.Millisecond)
+		})
+	}
+	loop(func(int) {
+		list, err := s.environments(ctx)
+		if err != nil {
+			return
+		}
+		var frozen, shutting int64
+		for _, e := range list {
+			switch e.State {
+			case "frozen":
+				frozen++
+			case "shutting-down":
+				shutting++
+			}
+		}
+		flying.frozen.Store(frozen)
+		flying.shutting.Store(shutting)
+		time.Sleep(time.Millisecond)
+	})
+	time.Sleep(time.Duration(200+random.IntN(500)) * time.Millisecond)
+	counts := map[string]int64{
+		"create": flying.create.Load(), "update": flying.update.Load(), "delete": flying.remove.Load(),
+		"cold start": flying.cold.Load(), "frozen": flying.frozen.Load(), "shutting down": flying.shutting.Load(),
+	}
+	s.kill()
+	cancel()
+	wg.Wait()
+	return counts
+}
+
+// gone is the description of a deleted function.
+const gone = "\x00gone"
+
+// change runs one operation on a function and writes its outcome into the book.
+func (b *book) change(flying *atomic.Int64, name, description string, op func() error) {
+	b.mu.Lock()
+	b.maybe[name] = true
+	b.mu.Unlock()
+	flying.Add(1)
+	err := op()
+	flying.Add(-1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(b.maybe, name)
+		if description == gone {
+			delete(b.known, name)
+		} else {
+			b.known[name] = description
+		}
+	case refused(err):
+		delete(b.maybe, name) // an answer: nothing changed
+	}
+}
+
+// refused says that the server answered that it would not.
+func refused(err error) bool {
+	var conflict *types.ResourceConflictException
+	var missing *types.ResourceNotFoundException
+	return errors.As(err, &conflict) || errors.As(err, &missing)
+}
