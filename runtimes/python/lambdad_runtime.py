@@ -427,8 +427,13 @@ class StandardSink:
     """Log records as lines of standard output."""
 
     def log(self, text, level=None, json=False):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        out = sys.stdout
+        try:
+            out.write(text)
+        except UnicodeEncodeError:
+            encoding = out.encoding or "ascii"
+            out.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        out.flush()
 
     def error(self, lines):
         # One record is one line: what reads this splits at line feeds.
