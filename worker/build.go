@@ -130,7 +130,11 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 	if w.cfg.Endpoint != nil {
 		cfg.Endpoint = w.cfg.Endpoint(inst.id)
 	}
-	cfg.Stream = telemetry.NewStream(w.sinks(v, cfg.LogStream, &held)...)
+	sinks := w.sinks(v, cfg.LogStream, &held)
+	if w.cfg.Sinks != nil {
+		sinks = append(sinks, w.cfg.Sinks(v, inst.id)...)
+	}
+	cfg.Stream = telemetry.NewStream(sinks...)
 
 	w.attach(inst, sb.Usage, held.run)
 	w.began(inst, environment.Start(cfg))

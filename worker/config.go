@@ -10,6 +10,7 @@ import (
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/runtimes"
 	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/telemetry"
 )
 
 // Config is what a worker is made of. Driver, Archives and Runtimes are needed;
@@ -28,6 +29,8 @@ type Config struct {
 	// LogCopy also gets every log line, from one goroutine for each environment
 	// and one at a time; nil: nobody does.
 	LogCopy io.Writer
+	// Sinks gives an environment further readers of its telemetry; nil: none.
+	Sinks func(v *lambdad.Version, environmentID string) []telemetry.Sink
 
 	// IdleTimeout retires an environment that was idle so long; 0: 5 minutes.
 	IdleTimeout time.Duration

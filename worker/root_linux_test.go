@@ -253,6 +253,8 @@ func TestRealLoad(t *testing.T) {
 			t.Errorf("%d lines begin with %q, want %d", got, prefix, want)
 		}
 	}
-	after := leak.Check(t, scope, before, leak.Slack{"threads": 20})
+	// Go keeps a thread for each system call that once blocked beside others: no
+	// more than end at once, where a leak would have one for each of 200.
+	after := leak.Check(t, scope, before, leak.Slack{"threads": 80})
 	t.Logf("after: %v", after)
 }

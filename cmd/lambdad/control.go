@@ -33,7 +33,7 @@ func controlAddress(dir *os.File) string {
 }
 
 // serveControl answers on the control socket of dir until ctx ends.
-func serveControl(ctx context.Context, dataDir string, environments func() []environment.Status) error {
+func serveControl(ctx context.Context, dataDir string, environments func() []environment.Status, l *lives) error {
 	dir, err := os.Open(dataDir)
 	if err != nil {
 		return err
@@ -51,6 +51,10 @@ func serveControl(ctx context.Context, dataDir string, environments func() []env
 	mux.HandleFunc("GET /environments", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(rows(environments())) // the reader left
+	})
+	mux.HandleFunc("GET /phases", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(l.all())
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stopped := context.AfterFunc(ctx, func() { _ = server.Close() })

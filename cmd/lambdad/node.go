@@ -37,6 +37,8 @@ type nodeConfig struct {
 	Endpoint func(environment string) http.Handler
 	// Reserve says why no environment may be made now, such as a full disk.
 	Reserve func() error
+	// Lives remembers the phases of environments.
+	Lives *lives
 	// LogCopy also gets every log line.
 	LogCopy io.Writer
 	Log     *slog.Logger
@@ -77,6 +79,7 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 		Runtimes:     n.runtimes,
 		LogDir:       c.Paths.logs,
 		LogCopy:      c.LogCopy,
+		Sinks:        c.Lives.sinks,
 		IdleTimeout:  c.IdleTimeout.Duration,
 		FreezeDelay:  c.FreezeDelay.Duration,
 		WaitLimit:    c.WaitLimit.Duration,

@@ -16,6 +16,7 @@ func psCommand(ctx context.Context, std stdio, args []string) error {
 	dataDir := fs.String("data-dir", defaultDataDir(), "`directory` of the server")
 	output := fs.String("output", "table", "`form`: table or json")
 	asJSON := fs.Bool("json", false, "the same as --output json")
+	withPhases := fs.Bool("phases", false, "show the phases of the latest environments, living and ended")
 	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err
 	}
@@ -25,6 +26,9 @@ func psCommand(ctx context.Context, std stdio, args []string) error {
 	if *output != "table" && *output != "json" {
 		fmt.Fprintf(std.err, "lambdad ps: --output %q: it must be table or json\n", *output)
 		return errUsage
+	}
+	if *withPhases {
+		return psPhases(ctx, std, *dataDir, *output)
 	}
 	environments := []row{}
 	if err := askControl(ctx, *dataDir, "/environments", &environments); err != nil {
@@ -42,6 +46,23 @@ func psCommand(ctx context.Context, std stdio, args []string) error {
 			(time.Duration(e.AgeMs) * time.Millisecond).Round(time.Second), mebibytes(e.Memory), e.Processes, e.Invocations, e.ID)
 	}
 	return w.Flush()
+}
+
+// psPhases shows how the latest environments spent their time.
+func psPhases(ctx context.Context, std stdio, dataDir, output string) error {
+	list := []phases{}
+	if err := askControl(ctx, dataDir, "/phases", &list); err != nil {
+		return err
+	}
+	if output == "json" {
+		enc := json.NewEncoder(std.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(list)
+	}
+	for i := range list {
+		list[i].draw(std.out)
+	}
+	return nil
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

@@ -36,6 +36,7 @@ type runOptions struct {
 	logLevel  string
 	memory    int
 	timeout   time.Duration
+	phases    bool
 }
 
 // list is a flag that may be repeated.
@@ -59,6 +60,7 @@ func runCommand(ctx context.Context, std stdio, args []string) error {
 	fs.StringVar(&o.logLevel, "log-level", "warn", "`level` of lambdad's own log: debug, info, warn or error")
 	fs.IntVar(&o.memory, "memory", 128, "`MB` of memory")
 	fs.DurationVar(&o.timeout, "timeout", 3*time.Second, "`duration` the function may take, in whole seconds")
+	fs.BoolVar(&o.phases, "phases", false, "draw the phases of the environment on standard error")
 	rest, err := parse(fs, args, 1, 2)
 	if err != nil {
 		return err
@@ -144,8 +146,10 @@ func runOnce(ctx context.Context, std stdio, o runOptions, dir string, event []b
 		return err
 	}
 	id := strings.ReplaceAll(uuid.NewString(), "-", "")[:8]
+	var lives lives
 	n, err := newNode(ctx, nodeConfig{
 		Config:   cfg,
+		Lives:    &lives,
 		HostID:   id,
 		Blobs:    blobs,
 		Versions: oneVersion{version},
@@ -174,6 +178,11 @@ func runOnce(ctx context.Context, std stdio, o runOptions, dir string, event []b
 	defer cancel()
 	if derr := n.drain(drained); derr != nil {
 		log.Warn("shutting down", "error", derr)
+	}
+	if o.phases {
+		for _, p := range lives.all() {
+			p.draw(std.err)
+		}
 	}
 	if err != nil {
 		return err

@@ -91,6 +91,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	// What is below knows of those above only through these two, which are set
 	// before anything runs.
 	var n *node
+	var lives lives
 	var mux *aws.Mux
 	registry, err := lambdaservice.NewRegistry(background, lambdaservice.RegistryConfig{
 		Store:    engine.Store(),
@@ -106,6 +107,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Credentials: keys.Mint,
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
 		Reserve:     reserve,
+		Lives:       &lives,
 		Log:         log,
 	})
 	if err != nil {
@@ -148,7 +150,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 
 	group.Go(func() error { return registry.Run(background) })
 	group.Go(func() error { return lambdaAPI.Run(background) })
-	group.Go(func() error { return serveControl(background, dir.Path(), n.worker.Environments) })
+	group.Go(func() error { return serveControl(background, dir.Path(), n.worker.Environments, &lives) })
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving %s: %w", listener.Addr(), err)
