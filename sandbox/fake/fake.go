@@ -748,15 +748,15 @@ func (p *Proc) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c = &conn{Conn: c, p: p}
+	w := &conn{Conn: c, p: p}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.exited {
 		c.Close()
 		return nil, syscall.ECONNABORTED
 	}
-	p.conns[c] = true
-	return c, nil
+	p.conns[w] = true
+	return w, nil
 }
 
 // Listen opens a listener inside the sandbox. It outlives the process only
