@@ -74,11 +74,11 @@ func BenchmarkPopPush(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		e, err := w.claim(b.Context(), v)
+		inst, _, err := w.claim(b.Context(), v)
 		if err != nil {
 			b.Fatal(err)
 		}
-		w.idled(e.(*noop).inst, e)
+		w.idled(inst, inst.env)
 	}
 }
 

@@ -44,24 +44,36 @@ type pool struct {
 	// starting counts environments under way that nobody has had yet. Each is
 	// meant for one waiter but goes to whoever is first.
 	starting int
+	answered int // busy environments whose runtime has answered
+	patient  int // waiters that count on one of those
 	living   int
 	queued   bool  // in Local.queue
 	retired  bool  // its environments take what waits, then end
 	need     int64 // the most memory one was seen to hold
 }
 
-// wanted is how many more environments the waiting requests need: one for each,
-// less those under way.
-func (p *pool) wanted() int { return len(p.waiting) - p.starting }
+// wanted is how many more environments the waiting requests need: one for each
+// that is not patient, less those under way.
+func (p *pool) wanted() int { return len(p.waiting) - p.patient - p.starting }
+
+// hurry ends the patience of a waiter.
+func (p *pool) hurry(wt *waiter) {
+	if wt.patient {
+		wt.patient = false
+		p.patient--
+	}
+}
 
 // A waiter is a request without an environment. It gets exactly one result
 // unless it takes itself out of the pool first.
 type waiter struct {
-	ready chan result // room for the one result
+	ready   chan result // room for the one result
+	patient bool        // an environment may be free in a moment: none is started
 }
 
 type result struct {
 	inst *instance
+	use  int
 	err  error
 }
 
@@ -90,6 +102,8 @@ type instance struct {
 	state     state
 	slot      bool          // holds a place in the start gate
 	ready     chan struct{} // closed when its first initialisation or its life is over
+	uses      int           // times it was claimed
+	answered  bool          // the runtime has, in this use
 	idleSince time.Time
 	memory    int64     // measured, or the reserve until it was
 	sampledAt time.Time // zero: never measured
@@ -123,6 +137,15 @@ func (w *Local) dropEmpty(p *pool) {
 	f.pools = remove(f.pools, p)
 	if len(f.pools) == 0 && f.current == "" {
 		delete(w.functions, p.functionKey)
+	}
+}
+
+// start asks for what the waiters of a pool need.
+func (w *Local) start(p *pool) {
+	w.enqueue(p)
+	w.pump()
+	if w.short {
+		w.kick()
 	}
 }
 
@@ -180,7 +203,7 @@ func (w *Local) launch(p *pool) {
 	p.starting++
 	p.living++
 	p.function.living++
-	w.work.Go(func() { w.start(inst) })
+	w.work.Go(func() { w.raise(inst) })
 	w.kick()
 }
 
@@ -204,8 +227,8 @@ func (w *Local) free(inst *instance) {
 	p := inst.pool
 	switch {
 	case len(p.waiting) > 0:
-		inst.state = busy
-		w.deliver(p, result{inst: inst})
+		inst.claim()
+		w.deliver(p, result{inst: inst, use: inst.uses})
 	case p.retired || w.draining || w.plain && othersWait(p):
 		w.end(inst)
 	default:
@@ -228,6 +251,7 @@ func (w *Local) deliver(p *pool, r result) {
 	wt := p.waiting[0]
 	p.waiting = slices.Delete(p.waiting, 0, 1)
 	w.waiting--
+	p.hurry(wt)
 	wt.ready <- r
 }
 
@@ -240,8 +264,21 @@ func (p *pool) pop() *instance {
 	inst := p.idle[n]
 	p.idle[n] = nil
 	p.idle = p.idle[:n]
-	inst.state = busy
+	inst.claim()
 	return inst
+}
+
+func (inst *instance) claim() {
+	inst.state = busy
+	inst.uses++
+}
+
+// done ends a use.
+func (inst *instance) done() {
+	if inst.answered {
+		inst.answered = false
+		inst.pool.answered--
+	}
 }
 
 // endSurplus ends an environment in its first initialisation that nobody waits
@@ -295,6 +332,7 @@ func (w *Local) leave(inst *instance) {
 	case idle:
 		inst.pool.idle = remove(inst.pool.idle, inst)
 	}
+	inst.done()
 	if inst.state != ending {
 		w.freeing += inst.memory
 	}

@@ -386,6 +386,41 @@ func TestWaiterTakesWhatFreesUpFirst(t *testing.T) {
 	})
 }
 
+// The runtime asks again a moment after its answer: who comes in between waits
+// for that and not for a cold start. Extensions that take longer make a new one.
+func TestRequestRightAfterTheAnswer(t *testing.T) {
+	for _, c := range []struct {
+		after time.Duration
+		built int
+		took  time.Duration
+	}{
+		{moment - time.Millisecond, 1, moment - time.Millisecond + 10*time.Millisecond},
+		{time.Second, 2, moment + 100*time.Millisecond + 10*time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHost(t, Config{}, func(h *host) { h.afterTime = c.after })
+			v := version("f", "1")
+			h.must(v)
+			begin := time.Now()
+			h.must(v)
+			if built, _ := h.count(); built != c.built || time.Since(begin) != c.took {
+				t.Errorf("extensions of %v: %d built, answered after %v", c.after, built, time.Since(begin))
+			}
+			// Two requests and one environment about to be free: one start.
+			time.Sleep(10 * time.Second)
+			h.Retire(v.Account, v.Region, v.Function, "")
+			synctest.Wait()
+			h.must(v)
+			before, _ := h.count()
+			h.together(2, v)
+			if built, _ := h.count(); built != before+c.built {
+				t.Errorf("extensions of %v: %d started for two requests", c.after, built-before)
+			}
+			h.close()
+		})
+	}
+}
+
 func TestNoMoreStartsThanWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, Config{Starts: 100}, func(h *host) { h.initTime = time.Second })

@@ -82,6 +82,7 @@ func packages(t testing.TB) (*mem.Blobs, *lambdad.Version) {
 	v := hello()
 	v.Code, v.Layers = pack(code), []lambdad.Archive{pack(layer)}
 	v.Timeout = 30 * time.Second
+	v.MemoryMB = 1769 // one core: the quota of less would be what is measured
 	return blobs, v
 }
 
@@ -226,7 +227,7 @@ func TestRealLoad(t *testing.T) {
 		}
 		memory += s.Memory
 	}
-	if len(list) != 200 {
+	if len(list) < 150 || len(list) > 250 {
 		t.Errorf("%d environments", len(list))
 	}
 	t.Logf("%d environments, %d KiB each", len(list), memory/int64(max(1, len(list)))>>10)

@@ -52,6 +52,11 @@ const (
 	// at. One that used less than a tenth of a core in it waits for something
 	// else than the processor and lets the next one pass.
 	slotPeriod = 500 * time.Millisecond
+	// moment is how long a request waits for an environment whose runtime has
+	// answered before another is started. The runtime asks for the next event
+	// right after its answer; a client that sends one request after the other is
+	// sometimes faster, and would get a cold start for it.
+	moment = 5 * time.Millisecond
 	// maxShutdowns is how many environments are shut down at once: each may wait
 	// two seconds for its extensions, but all at once would need the processor
 	// that makes them late.
@@ -177,13 +182,17 @@ func (c Config) withDefaults() Config {
 // server stops, and what Runtimes and Archives have a name for.
 func (w *Local) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
 	for try := 1; ; try++ {
-		e, err := w.claim(ctx, inv.Version)
+		inst, use, err := w.claim(ctx, inv.Version)
 		if err != nil {
 			return nil, err
 		}
-		resp, err := e.Invoke(ctx, inv)
+		resp, err := inst.env.Invoke(ctx, inv)
+		if err == nil {
+			w.answered(inst, use)
+			return resp, nil
+		}
 		if !errors.Is(err, environment.ErrEnded) {
-			return resp, err
+			return nil, err
 		}
 		// It died while it was idle and never saw the event: once it has, it
 		// answers whatever happens.
@@ -193,54 +202,76 @@ func (w *Local) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.R
 	}
 }
 
-// claim takes an idle environment or waits for one.
-func (w *Local) claim(ctx context.Context, v *lambdad.Version) (env, error) {
+// claim takes an idle environment or waits for one. use is which use of the
+// environment this is.
+func (w *Local) claim(ctx context.Context, v *lambdad.Version) (inst *instance, use int, err error) {
 	w.mu.Lock()
 	if p := w.pools[keyOf(v)]; p != nil {
 		if inst := p.pop(); inst != nil {
-			e := inst.env
+			use := inst.uses
 			w.mu.Unlock()
-			return e, nil
+			return inst, use, nil
 		}
 	}
 	if w.draining {
 		w.mu.Unlock()
-		return nil, errDraining()
+		return nil, 0, errDraining()
 	}
 	p := w.poolFor(v)
 	wt := &waiter{ready: make(chan result, 1)}
 	p.waiting = append(p.waiting, wt)
 	w.waiting++
-	w.enqueue(p)
-	w.pump()
-	if w.short {
-		w.kick()
+	patient := p.patient < p.answered
+	if patient {
+		wt.patient = true
+		p.patient++
+	} else {
+		w.start(p)
 	}
 	w.mu.Unlock()
-	return w.await(ctx, p, wt)
+	return w.await(ctx, p, wt, patient)
 }
 
 // await waits for the result of wt, a waiter of p.
-func (w *Local) await(ctx context.Context, p *pool, wt *waiter) (env, error) {
+func (w *Local) await(ctx context.Context, p *pool, wt *waiter, patient bool) (inst *instance, use int, err error) {
 	limit := time.NewTimer(w.cfg.WaitLimit)
 	defer limit.Stop()
+	var patience <-chan time.Time
+	if patient {
+		t := time.NewTimer(moment)
+		defer t.Stop()
+		patience = t.C
+	}
 	for {
 		select {
 		case r := <-wt.ready:
-			if r.err != nil {
-				return nil, r.err
-			}
-			return r.inst.env, nil
+			return r.inst, r.use, r.err
+		case <-patience:
+			w.mu.Lock()
+			p.hurry(wt)
+			w.start(p)
+			w.mu.Unlock()
 		case <-ctx.Done():
 			w.abandon(p, wt)
-			return nil, fmt.Errorf("wait for an environment of %s: %w", p.name, context.Cause(ctx))
+			return nil, 0, fmt.Errorf("wait for an environment of %s: %w", p.name, context.Cause(ctx))
 		case <-limit.C:
 			if w.throttle(p, wt) {
-				return nil, lambdad.Throttled("ConcurrentInvocationLimitExceeded")
+				return nil, 0, lambdad.Throttled("ConcurrentInvocationLimitExceeded")
 			}
 			// The wait is for the gate or for a start under way: those pass.
 			limit.Reset(w.cfg.WaitLimit/10 + 1)
 		}
+	}
+}
+
+// answered notes that the runtime of an environment has answered: it will be free
+// when runtime and extensions ask for the next event, often at once.
+func (w *Local) answered(inst *instance, use int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if inst.state == busy && inst.uses == use {
+		inst.answered = true
+		inst.pool.answered++
 	}
 }
 
@@ -276,13 +307,14 @@ func (w *Local) removeWaiter(p *pool, wt *waiter) bool {
 		return false
 	}
 	w.waiting--
+	p.hurry(wt)
 	w.dropEmpty(p)
 	w.checkDrained()
 	return true
 }
 
-// start builds one environment and stays until it is ready.
-func (w *Local) start(inst *instance) {
+// raise builds one environment and stays until it is ready.
+func (w *Local) raise(inst *instance) {
 	if err := w.build(w.ctx, inst); err != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -357,6 +389,7 @@ func (w *Local) idled(inst *instance, e env) {
 		w.free(inst)
 		w.pump()
 	case busy:
+		inst.done()
 		w.free(inst)
 	}
 }
@@ -547,6 +580,7 @@ func (w *Local) kill(cause error) error {
 		for len(p.waiting) > 0 {
 			w.deliver(p, result{err: errDraining()})
 		}
+		w.dropEmpty(p)
 	}
 	w.checkDrained()
 	w.mu.Unlock()
