@@ -1,0 +1,7 @@
+//go:build !linux || !(amd64 || arm64)
+
+package main
+
+import "fmt"
+
+func hostile() { fmt.Println("done") }
