@@ -202,8 +202,11 @@ func (s *Service) setRuntime(c *call, cfg *configRecord, name string) error {
 	if err != nil {
 		return err
 	}
+	if len(version) != 2*sha256.Size {
+		version = digestOf([]byte(name + " " + version))
+	}
 	cfg.Runtime = name
-	cfg.RuntimeVersion = "arn:aws:lambda:" + c.Region + "::runtime:" + digestOf([]byte(name+" "+version))
+	cfg.RuntimeVersion = "arn:aws:lambda:" + c.Region + "::runtime:" + version
 	return nil
 }
 

@@ -55,9 +55,9 @@ type Config struct {
 	// RuntimeNames are the runtime identifiers that this host can run.
 	RuntimeNames []string
 	// ResolveRuntime returns the version of a runtime that AWS knows or
-	// RuntimeNames has: any text that changes with the interpreter. Its error, a
-	// *lambdad.Error, says why this host cannot run it. Default: all of
-	// RuntimeNames.
+	// RuntimeNames has, for its version ARN: 64 hex digits, or any text that
+	// changes with the interpreter. Its error, a *lambdad.Error, says why this host
+	// cannot run it. Default: all of RuntimeNames.
 	ResolveRuntime func(ctx context.Context, name string) (version string, err error)
 	// Architectures this host can run, the default of new functions first.
 	// Default: the host's own.

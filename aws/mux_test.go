@@ -1,0 +1,454 @@
+package aws
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	sdkaws "github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/lambdad/lambdad"
+)
+
+// echo is a REST service that answers with what it was given.
+type echo struct{ limit int64 }
+
+func (echo) Name() string       { return "lambda" }
+func (echo) Protocol() Protocol { return RESTJSON }
+func (echo) ErrorShapes() map[string]ErrorShape {
+	return map[string]ErrorShape{"Teapot": {418, "Message", "User"}}
+}
+
+func (e echo) Route(r *Request) error {
+	r.Operation, r.Action, r.BodyLimit = "Echo", "lambda:Echo", e.limit
+	if strings.HasSuffix(r.URL.Path, "/invocations") {
+		r.Action = "lambda:InvokeFunction"
+	}
+	return nil
+}
+
+func (echo) ServeAWS(w http.ResponseWriter, r *Request) error {
+	switch r.URL.Query().Get("fail") {
+	case "typed":
+		return &lambdad.Error{Code: "Teapot", Message: "short and stout"}
+	case "null":
+		return &lambdad.Error{Code: "AccessDeniedException"}
+	case "plain":
+		return errors.New("secret detail")
+	case "panic":
+		panic("a bug")
+	}
+	fmt.Fprintf(w, "%s %s %d %v %s", r.Identity.Account, r.Region, len(r.Body), r.Oversize, r.RequestID)
+	return nil
+}
+
+// form is a query service.
+type form struct{}
+
+func (form) Name() string                       { return "sts" }
+func (form) Protocol() Protocol                 { return Query }
+func (form) ErrorShapes() map[string]ErrorShape { return nil }
+func (form) Route(*Request) error               { return nil }
+func (form) ServeAWS(w http.ResponseWriter, r *Request) error {
+	fmt.Fprintf(w, "%s as %s", r.Operation, r.Identity.ARN)
+	return nil
+}
+
+var testKey = lambdad.Credentials{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
+
+func testKeys() *KeyStore {
+	return &KeyStore{account: DefaultAccount, admin: testKey, temp: map[string]tempKey{}}
+}
+
+func testServer(t testing.TB, opts Options) (*httptest.Server, *KeyStore) {
+	keys := testKeys()
+	s := httptest.NewServer(NewMux(keys, opts, echo{limit: 2000}, form{}))
+	t.Cleanup(s.Close)
+	return s, keys
+}
+
+// sign signs as SDKs do: by their own code.
+func sign(t testing.TB, r *http.Request, c lambdad.Credentials, body []byte, service, region string, at time.Time) {
+	t.Helper()
+	sum := sha256.Sum256(body)
+	creds := sdkaws.Credentials{AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken}
+	if err := v4.NewSigner().SignHTTP(context.Background(), creds, r, hex.EncodeToString(sum[:]), service, region, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func send(t testing.TB, r *http.Request) (int, http.Header, string) {
+	t.Helper()
+	res, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, res.Header, string(b)
+}
+
+func newRequest(t testing.TB, method, url string, body []byte) *http.Request {
+	t.Helper()
+	r, err := http.NewRequest(method, url, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestSignatures(t *testing.T) {
+	s, keys := testServer(t, Options{})
+	version := &lambdad.Version{Account: "000000000000", Function: "f", Role: "arn:aws:iam::000000000000:role/p/r"}
+	temp, release := keys.Mint(version, "e1")
+	defer release()
+	wrongToken, wrongSecret := temp, testKey
+	wrongToken.SessionToken = "x"
+	wrongSecret.SecretAccessKey += "x"
+	extraToken := testKey
+	extraToken.SessionToken = "x"
+	body := []byte(`{"a":1}`)
+	const plain = "/2015-03-31/functions"
+
+	tests := []struct {
+		name   string
+		key    lambdad.Credentials
+		path   string
+		at     time.Duration
+		change func(*http.Request)
+		status int
+		code   string
+		text   string
+	}{
+		{"good", testKey, plain, 0, nil, 200, "", "000000000000 eu-west-1 7 false"},
+		{"encoded ARN", testKey, "/2015-03-31/functions/arn%3Aaws%3Alambda%3Aeu-west-1%3A000000000000%3Afunction%3Af%3A%24LATEST/x", 0, nil, 200, "", ""},
+		{"raw colon", testKey, "/2015-03-31/functions/a:b", 0, nil, 200, "", ""},
+		{"query out of order", testKey, plain + "?b=2&a=1&a=0&c=x%20y%2Bz&d", 0, nil, 200, "", ""},
+		{"trailing slash", testKey, plain + "/", 0, nil, 200, "", ""},
+		{"14 minutes late", testKey, plain, -14 * time.Minute, nil, 200, "", ""},
+		{"14 minutes early", testKey, plain, 14 * time.Minute, nil, 200, "", ""},
+		{"16 minutes late", testKey, plain, -16 * time.Minute, nil, 403, "InvalidSignatureException", "Signature expired: "},
+		{"16 minutes early", testKey, plain, 16 * time.Minute, nil, 403, "InvalidSignatureException", "Signature not yet current: "},
+		{"wrong secret", wrongSecret, plain, 0, nil, 403, "InvalidSignatureException", "does not match the signature you provided"},
+		{"unknown key", lambdad.Credentials{AccessKeyID: "AKIAX", SecretAccessKey: "x"}, plain, 0, nil, 403, "UnrecognizedClientException", "security token included in the request is invalid"},
+		{"temporary key", temp, plain + "/f/invocations", 0, nil, 200, "", ""},
+		{"temporary key, other operation", temp, plain, 0, nil, 403, "AccessDeniedException",
+			"User: arn:aws:sts::000000000000:assumed-role/r/f is not authorized to perform: lambda:Echo on resource: * because no identity-based policy allows the lambda:Echo action"},
+		{"wrong token", wrongToken, plain + "/f/invocations", 0, nil, 403, "UnrecognizedClientException", ""},
+		{"token of a key that has none", extraToken, plain, 0, nil, 403, "UnrecognizedClientException", ""},
+		{"changed body", testKey, plain, 0, func(r *http.Request) {
+			r.Body = io.NopCloser(strings.NewReader(`{"a":2}`))
+		}, 403, "InvalidSignatureException", ""},
+		{"changed query", testKey, plain + "?a=1", 0, func(r *http.Request) { r.URL.RawQuery = "a=2" }, 403, "InvalidSignatureException", ""},
+		{"changed path", testKey, plain, 0, func(r *http.Request) { r.URL.Path += "/f" }, 403, "InvalidSignatureException", ""},
+		{"declared hash of another body", testKey, plain, 0, func(r *http.Request) {
+			r.Header.Set("X-Amz-Content-Sha256", emptySHA256)
+		}, 403, "InvalidSignatureException", "x-amz-content-sha256"},
+		{"host not signed", testKey, plain, 0, func(r *http.Request) {
+			h := r.Header.Get("Authorization")
+			r.Header.Set("Authorization", strings.Replace(h, "host;", "", 1))
+		}, 400, "IncompleteSignatureException", "'Host' must be a 'SignedHeader'"},
+		{"no signature", testKey, plain, 0, func(r *http.Request) { r.Header.Del("Authorization") }, 403, "MissingAuthenticationTokenException", "Missing Authentication Token"},
+		{"other scheme", testKey, plain, 0, func(r *http.Request) { r.Header.Set("Authorization", "Bearer x") }, 400, "IncompleteSignatureException", ""},
+		{"no date", testKey, plain, 0, func(r *http.Request) { r.Header.Del("X-Amz-Date") }, 400, "IncompleteSignatureException", "X-Amz-Date"},
+		{"date of another day", testKey, plain, 0, func(r *http.Request) { r.Header.Set("X-Amz-Date", "20200101T000000Z") }, 403, "InvalidSignatureException", "Date in Credential scope"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRequest(t, "POST", s.URL+tt.path, body)
+			sign(t, r, tt.key, body, "lambda", "eu-west-1", time.Now().Add(tt.at))
+			if tt.change != nil {
+				tt.change(r)
+			}
+			status, header, got := send(t, r)
+			if status != tt.status || header.Get("x-amzn-ErrorType") != tt.code || !strings.Contains(got, tt.text) {
+				t.Errorf("%d %s %s", status, header.Get("x-amzn-ErrorType"), got)
+			}
+			if len(header.Get("x-amzn-RequestId")) != 36 {
+				t.Errorf("request id %q", header.Get("x-amzn-RequestId"))
+			}
+			if strings.Contains(tt.name, "16 minutes") && !strings.Contains(got, time.Now().UTC().Format("20060102T15")) {
+				t.Errorf("no server time in %s", got)
+			}
+		})
+	}
+}
+
+func TestPresigned(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	clock := now
+	s, _ := testServer(t, Options{Now: func() time.Time { return clock }})
+	r := newRequest(t, "GET", s.URL+"/2015-03-31/functions/f%24?X-Amz-Expires=60&Qualifier=a%20b", nil)
+	creds := sdkaws.Credentials{AccessKeyID: testKey.AccessKeyID, SecretAccessKey: testKey.SecretAccessKey}
+	signed, header, err := v4.NewSigner().PresignHTTP(context.Background(), creds, r, emptySHA256, "lambda", "eu-west-1", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		at     time.Duration
+		url    string
+		status int
+	}{
+		{"fresh", 0, signed, 200},
+		{"at the end", time.Minute, signed, 200},
+		{"expired", 61 * time.Second, signed, 403},
+		{"from the future", -16 * time.Minute, signed, 403},
+		{"longer life", 0, strings.Replace(signed, "Expires=60", "Expires=600", 1), 403},
+		{"too long a life", 0, strings.Replace(signed, "Expires=60", "Expires=700000", 1), 400},
+		{"other path", 0, strings.Replace(signed, "/f%24", "/g", 1), 403},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			clock = now.Add(tt.at)
+			r := newRequest(t, "GET", tt.url, nil)
+			r.Host = header.Get("Host")
+			if status, _, body := send(t, r); status != tt.status {
+				t.Errorf("%d %s", status, body)
+			}
+		})
+	}
+}
+
+func TestAnyMode(t *testing.T) {
+	s, _ := testServer(t, Options{Auth: Any, Region: "eu-north-1"})
+	for _, tt := range []struct{ name, key, want string }{
+		{"any key", "test", "000000000000 us-west-2 0"},
+		{"an account", "123456789012", "123456789012 us-west-2 0"},
+		{"almost an account", "1234567890123", "000000000000 us-west-2 0"},
+		{"unsigned", "", "000000000000 eu-north-1 0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRequest(t, "GET", s.URL+"/2015-03-31/functions/", nil)
+			if tt.key != "" {
+				sign(t, r, lambdad.Credentials{AccessKeyID: tt.key, SecretAccessKey: "x"}, []byte("another body"), "lambda", "us-west-2", time.Now().Add(-time.Hour))
+			}
+			if status, _, body := send(t, r); status != 200 || !strings.HasPrefix(body, tt.want) {
+				t.Errorf("%d %s", status, body)
+			}
+		})
+	}
+}
+
+// TestMissingServices: each is answered in its own form, naming its variable.
+func TestMissingServices(t *testing.T) {
+	s, _ := testServer(t, Options{})
+	for _, tt := range []struct {
+		service, contentType, target, want string
+	}{
+		{"dynamodb", "application/x-amz-json-1.0", "DynamoDB_20120810.GetItem", `{"__type":"NotImplemented","message":"lambdad does not offer`},
+		{"logs", "application/x-amz-json-1.1", "Logs_20140328.PutLogEvents", "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS"},
+		{"iam", "application/x-www-form-urlencoded", "", `<ErrorResponse xmlns="https://iam.amazonaws.com/doc/2010-05-08/"><Error><Type>Sender</Type><Code>NotImplemented</Code>`},
+		{"ec2", "application/x-www-form-urlencoded", "", "<Response><Errors><Error><Code>NotImplemented</Code>"},
+		{"s3", "", "", "<Error><Code>NotImplemented</Code>"},
+		{"s3", "", "", "AWS_ENDPOINT_URL_S3"},
+		{"states", "application/x-amz-json-1.0", "AWSStepFunctions.StartExecution", "AWS_ENDPOINT_URL_SFN"},
+		{"some-new.thing", "application/json", "", "AWS_ENDPOINT_URL_SOME_NEW_THING"},
+		{"monitoring", "application/x-amz-json-1.0", "GraniteServiceVersion20100801.PutMetricData", `{"__type":`},
+	} {
+		r := newRequest(t, "POST", s.URL+"/", []byte("x"))
+		r.Header.Set("Content-Type", tt.contentType)
+		if tt.target != "" {
+			r.Header.Set("X-Amz-Target", tt.target)
+		}
+		sign(t, r, testKey, []byte("x"), tt.service, "us-east-1", time.Now())
+		status, _, body := send(t, r)
+		if status != http.StatusNotImplemented || !strings.Contains(body, tt.want) || !strings.Contains(body, "AWS_ENDPOINT_URL_") {
+			t.Errorf("%s: %d %s", tt.service, status, body)
+		}
+	}
+	// CBOR, with query mode for the error's name.
+	r := newRequest(t, "POST", s.URL+"/service/GraniteServiceVersion20100801/operation/PutMetricData", nil)
+	r.Header.Set("Smithy-Protocol", "rpc-v2-cbor")
+	status, header, body := send(t, r)
+	if status != 501 || header.Get("Content-Type") != "application/cbor" || !strings.HasPrefix(body, "\xa2\x66__type\x6eNotImplemented\x67message\x78") ||
+		!strings.Contains(body, "AWS_ENDPOINT_URL_CLOUDWATCH") {
+		t.Errorf("CBOR: %d %q", status, body)
+	}
+	r = newRequest(t, "POST", s.URL, nil)
+	r.Header.Set("X-Amz-Target", "AmazonSQS.SendMessage")
+	r.Header.Set("X-Amzn-Query-Mode", "true")
+	if _, header, _ := send(t, r); header.Get("x-amzn-query-error") != "NotImplemented;Sender" {
+		t.Errorf("query error %q", header.Get("x-amzn-query-error"))
+	}
+}
+
+func TestUnsignedRouting(t *testing.T) {
+	for _, tt := range []struct {
+		method, url, contentType, target, want string
+	}{
+		{"GET", "/2015-03-31/functions", "", "", "lambda"},
+		{"GET", "/2015-03-31", "", "", "s3"},
+		{"GET", "/v2/", "", "", "ecr"},
+		{"GET", "/v2/repo/manifests/x", "", "", "ecr"},
+		{"GET", "/bucket/key", "", "", "s3"},
+		{"GET", "/?Action=ListUsers&Version=2010-05-08", "", "", "iam"},
+		{"POST", "/", "application/x-www-form-urlencoded; charset=utf-8", "", "sts"},
+		{"POST", "/", "", "AWSEvents.PutEvents", "events"},
+		{"POST", "/", "", "Unknown_20200101.Do", "unknown"},
+	} {
+		r := httptest.NewRequest(tt.method, tt.url, nil)
+		r.Header.Set("Content-Type", tt.contentType)
+		if tt.target != "" {
+			r.Header.Set("X-Amz-Target", tt.target)
+		}
+		if got := serviceOfUnsigned(r); got != tt.want {
+			t.Errorf("%s %s: %s, want %s", tt.method, tt.url, got, tt.want)
+		}
+	}
+	s, _ := testServer(t, Options{})
+	r := newRequest(t, "GET", s.URL+"/", nil)
+	r.Host = "abc123.lambda-url.us-east-1.lambdad.test"
+	if status, header, body := send(t, r); status != 403 || body != `{"Message":null}` || header.Get("x-amzn-ErrorType") != "AccessDeniedException" {
+		t.Errorf("function URL: %d %s", status, body)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	var log bytes.Buffer
+	s, _ := testServer(t, Options{Auth: Any, Logger: testLogger(&log)})
+	for _, tt := range []struct {
+		fail   string
+		status int
+		want   string
+		logged bool
+	}{
+		{"typed", 418, `{"Message":"short and stout","Type":"User"}`, false},
+		{"null", 403, `{"Message":null}`, false},
+		{"plain", 500, `"Type":"Service"`, true},
+		{"panic", 500, `"Type":"Service"`, true},
+	} {
+		log.Reset()
+		status, _, body := send(t, newRequest(t, "GET", s.URL+"/2015-03-31/x?fail="+tt.fail, nil))
+		if status != tt.status || !strings.Contains(body, tt.want) || strings.Contains(body, "secret detail") {
+			t.Errorf("%s: %d %s", tt.fail, status, body)
+		}
+		if logged := strings.Contains(log.String(), "ERROR"); logged != tt.logged {
+			t.Errorf("%s: logged %v: %s", tt.fail, logged, log.String())
+		}
+	}
+	// A query service names things its own way.
+	r := newRequest(t, "POST", s.URL+"/", []byte("Version=2011-06-15"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if status, _, body := send(t, r); status != 400 || !strings.Contains(body, "<Code>MissingAction</Code>") || !strings.Contains(body, "<RequestId>") {
+		t.Errorf("no action: %d %s", status, body)
+	}
+}
+
+func TestBodies(t *testing.T) {
+	s, _ := testServer(t, Options{})
+	zipped := func(n int) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		z.Write(make([]byte, n))
+		z.Close()
+		return b.Bytes()
+	}
+	for _, tt := range []struct {
+		name     string
+		body     []byte
+		chunked  bool
+		encoding string
+		want     string
+	}{
+		{"empty", nil, false, "", " 0 false"},
+		{"at the limit", make([]byte, 2000), false, "", " 2000 false"},
+		{"over the limit", make([]byte, 2001), false, "", " 0 true"},
+		{"far over the limit", make([]byte, 3<<20), false, "", " 0 true"},
+		{"chunked", make([]byte, 2000), true, "", " 2000 false"},
+		{"chunked over the limit", make([]byte, 500000), true, "", " 0 true"},
+		{"gzip", zipped(1999), false, "gzip", " 1999 false"},
+		{"gzip bomb", zipped(1 << 20), false, "gzip", " 0 true"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRequest(t, "POST", s.URL+"/2015-03-31/x", tt.body)
+			if tt.encoding != "" {
+				r.Header.Set("Content-Encoding", tt.encoding)
+			}
+			if tt.chunked {
+				r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(tt.body)), -1
+			}
+			sign(t, r, testKey, tt.body, "lambda", "us-east-1", time.Now())
+			if status, _, body := send(t, r); status != 200 || !strings.Contains(body, tt.want) {
+				t.Errorf("%d %s", status, body)
+			}
+		})
+	}
+}
+
+// TestExpectContinue: a caller without a valid key is refused before it sends the
+// body it announced.
+func TestExpectContinue(t *testing.T) {
+	s, _ := testServer(t, Options{})
+	c, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /2015-03-31/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusForbidden {
+		t.Errorf("status %d", res.StatusCode)
+	}
+}
+
+// TestSlowBody: the deadline moves while bytes come, and is off afterwards.
+func TestSlowBody(t *testing.T) {
+	var deadlines []time.Time
+	w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder(), set: func(d time.Time) { deadlines = append(deadlines, d) }}
+	p := &patientReader{r: bytes.NewReader(make([]byte, 3*bodyProgress)), rc: http.NewResponseController(w)}
+	if _, err := io.Copy(io.Discard, p); err != nil {
+		t.Fatal(err)
+	}
+	p.done()
+	if len(deadlines) < 4 || !deadlines[len(deadlines)-1].IsZero() {
+		t.Errorf("deadlines %v", deadlines)
+	}
+}
+
+type deadlineWriter struct {
+	*httptest.ResponseRecorder
+	set func(time.Time)
+}
+
+func (w *deadlineWriter) SetReadDeadline(d time.Time) error { w.set(d); return nil }
+
+func TestPages(t *testing.T) {
+	ready := errors.New("stopping")
+	s, _ := testServer(t, Options{Version: "1.2", Ready: func() error { return ready }})
+	status, _, body := send(t, newRequest(t, "GET", s.URL+"/_localstack/health", nil))
+	var health struct {
+		Services map[string]string
+		Version  string
+	}
+	if err := json.Unmarshal([]byte(body), &health); err != nil || status != 200 || health.Services["lambda"] != "running" || health.Version != "1.2" {
+		t.Errorf("health: %d %s", status, body)
+	}
+	if status, _, body := send(t, newRequest(t, "GET", s.URL+"/_lambdad/ready", nil)); status != 503 || !strings.Contains(body, "stopping") {
+		t.Errorf("not ready: %d %s", status, body)
+	}
+	ready = nil
+	if status, _, _ := send(t, newRequest(t, "GET", s.URL+"/_lambdad/ready", nil)); status != 200 {
+		t.Errorf("ready: %d", status)
+	}
+}
