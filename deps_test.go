@@ -37,17 +37,17 @@ var layers = []struct {
 	{"sandbox/...", []string{".", "sandbox", "sandbox/..."}},
 	{"store/...", []string{".", "store"}},
 	{"queue/...", []string{".", "queue"}},
-	{"blob/...", []string{".", "blob"}},
-	{"mem", []string{".", "store", "queue", "blob"}},
-	{"nats", []string{".", "store", "queue", "blob"}},
+	{"blob/...", []string{".", "blob", "datadir"}},
 	{"datadir", []string{"."}},
+	{"mem", []string{".", "store", "queue", "blob"}},
+	{"nats", []string{".", "store", "queue", "blob", "datadir"}},
 
 	// What an environment is made of.
 	{"archive", []string{".", "blob"}},
 	{"runtimes", []string{".", "sandbox"}},
 	{"runtimeapi", []string{".", "telemetry"}},
 	{"environment", []string{".", "sandbox", "telemetry", "runtimeapi"}},
-	{"environment/...", []string{".", "sandbox", "telemetry", "runtimeapi", "environment", "environment/..."}},
+	{"environment/...", []string{".", "sandbox", "telemetry", "runtimeapi", "environment", "environment/...", "sandbox/fake"}},
 
 	// The way down for calls.
 	{"worker", []string{".", "sandbox", "telemetry", "environment", "archive", "runtimes"}},

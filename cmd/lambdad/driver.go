@@ -8,6 +8,7 @@ import (
 
 	"github.com/lambdad/lambdad/sandbox"
 	"github.com/lambdad/lambdad/sandbox/namespace"
+	"github.com/lambdad/lambdad/sandbox/process"
 )
 
 // newDriver chooses the tier by trying it, never from the user id. "auto" takes
@@ -23,7 +24,7 @@ func newDriver(ctx context.Context, isolation, id, dir string, log *slog.Logger)
 		}
 		log.Warn("isolating with plain processes: the root tier does not work here", "why", err)
 	}
-	d, err := sandbox.Driver(nil), errors.New("plain tier not built")
+	d, err := process.New(ctx, process.Config{ID: id, Dir: dir, Logger: log})
 	if err != nil {
 		return nil, errors.Join(errors.New("no isolation tier works on this host"), err)
 	}

@@ -111,7 +111,10 @@ func (p *phases) draw(w io.Writer) {
 	column := func(at float64) int { return int(running(at) / total * (width - 1)) }
 	for _, s := range list {
 		name := s.Name
-		if s.Party != "" {
+		if s.Name == telemetry.SpanFreeze {
+			continue // microseconds
+		}
+		if s.Party != "" && s.Party != s.Name {
 			name += " " + s.Party
 		}
 		var bar string
