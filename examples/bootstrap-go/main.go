@@ -27,13 +27,12 @@ type answer struct {
 
 func main() {
 	started := time.Now().UnixMilli()
-	if err := serve(started); err != nil {
-		fmt.Fprintln(os.Stderr, "bootstrap:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "bootstrap:", serve(started))
+	os.Exit(1)
 }
 
 // serve asks for events and answers them for as long as the environment lives.
+// It returns only when that is no longer possible.
 func serve(started int64) error {
 	base := "http://" + os.Getenv("AWS_LAMBDA_RUNTIME_API") + "/2018-06-01/runtime/invocation/"
 	for n := 1; ; n++ {
