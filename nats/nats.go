@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
 
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/queue"
@@ -64,6 +65,10 @@ type Engine struct {
 	store  *Store
 	queue  *Queue
 	close  sync.Once
+
+	// writable ends, with the cause, when the server has given up writing.
+	writable context.Context
+	giveUp   context.CancelCauseFunc
 }
 
 // Open starts the server on the directory, recovers what is there and makes or
@@ -100,10 +105,10 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	log := &logger{log: cfg.Logger.With("component", "jetstream")}
-	srv.SetLoggerV2(log, cfg.Logger.Enabled(ctx, slog.LevelDebug), false, false)
-
 	e := &Engine{cfg: cfg, server: srv}
+	e.writable, e.giveUp = context.WithCancelCause(context.Background())
+	log := &logger{log: cfg.Logger.With("component", "jetstream"), failed: e.giveUp}
+	srv.SetLoggerV2(log, cfg.Logger.Enabled(ctx, slog.LevelDebug), false, false)
 	defer func() {
 		if err != nil {
 			e.stop()
@@ -218,6 +223,24 @@ func (e *Engine) room(n int, full error) error {
 	return nil
 }
 
+// publish writes m. A write that has begun is waited for, whatever ctx says: cut off
+// in the middle, nobody knew whether it happened.
+func (e *Engine) publish(ctx context.Context, m *natsgo.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	if e.writable.Err() != nil {
+		return nil, context.Cause(e.writable)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerLimit)
+	defer cancel()
+	// The server does not answer a write that failed on the disk, nor any later one.
+	stop := context.AfterFunc(e.writable, cancel)
+	defer stop()
+	ack, err := e.js.PublishMsg(ctx, m, opts...)
+	if err != nil && e.writable.Err() != nil {
+		err = context.Cause(e.writable)
+	}
+	return ack, err
+}
+
 // Error numbers of the JetStream API that have a meaning here.
 const (
 	errStoreFailed = 10077
@@ -242,9 +265,7 @@ func translate(err, full, closed error) error {
 		return nil
 	case errors.Is(err, natsgo.ErrConnectionClosed), errors.Is(err, natsgo.ErrConnectionDraining):
 		return closed
-	case code(err) == errNoResources,
-		code(err) == errStoreFailed && strings.Contains(err.Error(), "no space left"),
-		code(err) == errStoreFailed && strings.Contains(err.Error(), "quota exceeded"):
+	case code(err) == errNoResources, errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return fmt.Errorf("%w: make room and start anew: %w", full, err)
 	}
 	return err
@@ -252,7 +273,9 @@ func translate(err, full, closed error) error {
 
 // A logger passes the server's words on.
 type logger struct {
-	log *slog.Logger
+	log    *slog.Logger
+	failed func(error) // told when the server gives up writing
+
 	mu  sync.Mutex
 	end error // the last fatal error
 }
@@ -266,11 +289,39 @@ func (l *logger) say(level slog.Level, format string, v []any) {
 // Noticef implements server.Logger.
 func (l *logger) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }
 
-// Warnf implements server.Logger.
-func (l *logger) Warnf(format string, v ...any) { l.say(slog.LevelWarn, format, v) }
+// Warnf implements server.Logger. That a summary file is older than the data is
+// what a process killed or cut off leaves behind; the data itself is read instead,
+// and nobody has to do anything.
+func (l *logger) Warnf(format string, v ...any) {
+	level := slog.LevelWarn
+	for _, usual := range []string{"] Stream state ", "state is outdated", "Recovering stream state from index"} {
+		if strings.Contains(fmt.Sprintf(format, v...), usual) {
+			level = slog.LevelDebug
+		}
+	}
+	l.say(level, format, v)
+}
 
-// Errorf implements server.Logger.
-func (l *logger) Errorf(format string, v ...any) { l.say(slog.LevelWarn, format, v) }
+// Errorf implements server.Logger. The log is the only place where the server says
+// that it has stopped writing.
+func (l *logger) Errorf(format string, v ...any) {
+	if len(v) > 0 && strings.Contains(strings.ToLower(fmt.Sprintf(format, v...)), "critical write error") {
+		if err := lastError(v); err != nil {
+			l.failed(fmt.Errorf("the storage engine has stopped writing: %w", err))
+		}
+	}
+	l.say(slog.LevelWarn, format, v)
+}
+
+// lastError returns the last error among the arguments of a log line.
+func lastError(v []any) (last error) {
+	for _, arg := range v {
+		if err, ok := arg.(error); ok {
+			last = err
+		}
+	}
+	return last
+}
 
 // Debugf implements server.Logger.
 func (l *logger) Debugf(format string, v ...any) { l.say(slog.LevelDebug, format, v) }

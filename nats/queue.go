@@ -155,7 +155,7 @@ func (q *Queue) Enqueue(ctx context.Context, subject, id string, body []byte) er
 		sum := sha256.Sum256([]byte(subject + " " + id))
 		opts = append(opts, jetstream.WithMsgID(hex.EncodeToString(sum[:16])))
 	}
-	if _, err := q.e.js.PublishMsg(ctx, &natsgo.Msg{Subject: workPrefix + "." + subject, Data: body}, opts...); err != nil {
+	if _, err := q.e.publish(ctx, &natsgo.Msg{Subject: workPrefix + "." + subject, Data: body}, opts...); err != nil {
 		return fmt.Errorf("enqueueing for %s: %w", subject, translate(err, queue.ErrFull, queue.ErrClosed))
 	}
 	return nil
@@ -447,7 +447,12 @@ func (m *message) Ack(ctx context.Context) error {
 	if !m.held() {
 		return queue.ErrLeaseLost
 	}
-	if _, err := m.source.q.e.request(ctx, m.msg.Reply, "+ACK"); err != nil {
+	e := m.source.q.e
+	_, err := e.request(ctx, m.msg.Reply, "+ACK")
+	if e.writable.Err() != nil {
+		err = context.Cause(e.writable) // it answers all the same
+	}
+	if err != nil {
 		return fmt.Errorf("acknowledging message for %s: %w", m.Subject(), translate(err, queue.ErrFull, queue.ErrClosed))
 	}
 	m.end()

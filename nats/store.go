@@ -106,12 +106,8 @@ func (s *Store) publish(ctx context.Context, key string, m *natsgo.Msg, expected
 	if expected >= 0 {
 		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(uint64(expected)))
 	}
-	// A write that has begun is waited for: cut off in the middle, nobody knew
-	// whether it happened.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerLimit)
-	defer cancel()
 	s.writes.RLock()
-	ack, err := s.e.js.PublishMsg(ctx, m, opts...)
+	ack, err := s.e.publish(ctx, m, opts...)
 	s.writes.RUnlock()
 	if code(err) == errWrongLast {
 		return 0, store.ErrConflict
