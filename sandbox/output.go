@@ -28,6 +28,9 @@ func NewOutput(r *os.File, w io.Writer) *Output {
 	return &Output{r: r, w: w, buf: make([]byte, 4096)}
 }
 
+// maxPipe is the most a pipe can hold, and so what was written before a Flush.
+const maxPipe = 1 << 20
+
 // Copy returns when nobody holds the other end any more and all was written. It
 // closes the pipe.
 func (o *Output) Copy() {
@@ -36,43 +39,58 @@ func (o *Output) Copy() {
 	if err != nil {
 		return
 	}
-	// The runtime waits for more whenever move says that the pipe is empty. An
-	// error means that the pipe was closed under it.
-	_ = c.Read(func(fd uintptr) bool { return o.move(int(fd)) })
+	// The runtime waits for more whenever the function says that the pipe is
+	// empty. An error means that the pipe was closed under it.
+	_ = c.Read(func(fd uintptr) bool {
+		for {
+			n, err := o.move(int(fd))
+			if errors.Is(err, unix.EAGAIN) {
+				return false
+			}
+			if err != nil || n == 0 {
+				return true
+			}
+		}
+	})
 }
 
 // Flush returns when everything written to the pipe before the call has been
-// given to the writer.
+// given to the writer. A process that never stops writing does not keep it.
 func (o *Output) Flush() {
 	c, err := o.r.SyscallConn()
 	if err != nil {
 		return
 	}
 	// Not Read, which would wait for Copy's. An error means that all is written.
-	_ = c.Control(func(fd uintptr) { o.move(int(fd)) })
+	_ = c.Control(func(fd uintptr) {
+		for moved := 0; moved < maxPipe; {
+			n, err := o.move(int(fd))
+			if err != nil || n == 0 {
+				return
+			}
+			moved += n
+		}
+	})
 }
 
-// move empties the pipe; it reports false when more may come.
-func (o *Output) move(fd int) bool {
+// move makes one read and its write.
+func (o *Output) move(fd int) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for {
-		n, err := unix.Read(fd, o.buf)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			return false
-		case err != nil || n == 0:
-			return true
-		}
-		if o.w != nil {
-			if _, werr := o.w.Write(o.buf[:n]); werr != nil {
-				o.w = nil
-			}
-		}
-		if n == len(o.buf) && n < 64<<10 {
-			o.buf = make([]byte, 64<<10) // a talkative one
+	n, err := unix.Read(fd, o.buf)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(fd, o.buf)
+	}
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	if o.w != nil {
+		if _, werr := o.w.Write(o.buf[:n]); werr != nil {
+			o.w = nil
 		}
 	}
+	if n == len(o.buf) && n < 64<<10 {
+		o.buf = make([]byte, 64<<10) // a talkative one
+	}
+	return n, nil
 }

@@ -90,3 +90,30 @@ func TestOutputEmptiesThePipeOfAFailedWriter(t *testing.T) {
 	w.Close()
 	<-done
 }
+
+func TestFlushOfAnEndlessWriterReturns(t *testing.T) {
+	r, w := pipe(t)
+	var to buffer
+	o := sandbox.NewOutput(r, &to)
+	var wg sync.WaitGroup
+	wg.Go(o.Copy)
+	stop := make(chan struct{})
+	wg.Go(func() {
+		defer w.Close()
+		for b := make([]byte, 4096); ; {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := w.Write(b); err != nil {
+				return
+			}
+		}
+	})
+	for range 10 {
+		o.Flush()
+	}
+	close(stop)
+	wg.Wait()
+}

@@ -34,6 +34,8 @@ type Rig struct {
 	Around func(t *testing.T, body func(t *testing.T))
 	// Parallel runs the cases beside each other.
 	Parallel bool
+	// NoFlush leaves out cases that need processes to be sandbox.Flushers.
+	NoFlush bool
 	// NoMemoryLimit leaves out cases that need one.
 	NoMemoryLimit bool
 }
@@ -51,6 +53,8 @@ type Case struct {
 	// Log is what the log holds, each a regular expression that must match a
 	// line; one that begins with ! must match none.
 	Log []string
+	// NeedsFlush marks a case whose output has its place in the log.
+	NeedsFlush bool
 	// NeedsLimit marks a case that needs a memory limit.
 	NeedsLimit bool
 }
@@ -251,6 +255,9 @@ func Cases() []Case {
 		Invokes: []Want{ok, ok},
 		Log:     []string{`^EXTENSION\tName: helper\tState: Ready\tEvents: \[INVOKE\]$`, `^helper saw INVOKE$`, `^got SIGTERM$`},
 	}, {
+		Name: "output comes before the end", Runtime: "serve said", Invokes: slices.Repeat([]Want{ok}, 20), NeedsFlush: true,
+		Log: []string{`\A(START [^\n]*\nsaid\nEND [^\n]*\nREPORT [^\n]*\n){20}\z`},
+	}, {
 		Name: "no SIGTERM without extensions", Runtime: "onterm exit\nserve",
 		Invokes: []Want{ok},
 		Log:     []string{`!got SIGTERM`},
@@ -282,6 +289,9 @@ func Run(t *testing.T, rig Rig) {
 			}
 			if c.NeedsLimit && rig.NoMemoryLimit {
 				t.Skip("this driver does not limit memory here")
+			}
+			if c.NeedsFlush && rig.NoFlush {
+				t.Skip("this driver's processes are no Flushers")
 			}
 			around := rig.Around
 			if around == nil {
@@ -392,7 +402,7 @@ func (rig Rig) run(t *testing.T, c Case) {
 	for _, pattern := range c.Log {
 		pattern, absent := strings.CutPrefix(pattern, "!")
 		if regexp.MustCompile("(?m)"+pattern).MatchString(text) == absent {
-			t.Errorf("the log has %q: %v, want %v", pattern, !absent, absent)
+			t.Errorf("the log has %q: %v, want %v", pattern, absent, !absent)
 		}
 	}
 	if t.Failed() {

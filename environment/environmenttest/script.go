@@ -40,7 +40,7 @@ type process interface {
 //	later STEP            only in the others
 //	next                  wait for the next event (runtime)
 //	respond BODY          answer it
-//	serve                 answer every event with {"attempt":N}, for ever
+//	serve TEXT            answer every event with {"attempt":N}, for ever; print TEXT first
 //	error TYPE BODY       answer it with an error
 //	big N                 answer it with N bytes
 //	truncated             begin an answer and close the connection
@@ -120,6 +120,9 @@ func (s *state) step(line string) error {
 		for {
 			if err := s.step("next"); err != nil {
 				return err
+			}
+			if arg != "" {
+				s.p.print(arg)
 			}
 			if err := s.step(`respond {"attempt":` + strconv.Itoa(s.p.attempt()) + `}`); err != nil {
 				return err
