@@ -1,6 +1,7 @@
 // Command bootstrap-go is a custom runtime and its function in one program, for
 // provided.al2023: it answers every event with the event itself and says when its
-// process started, which tells how long a cold start took to come this far.
+// process started, which tells how long a cold start took to come this far. An
+// event {"sleepMs": 100} is answered after 100 ms.
 // Standard library only.
 //
 // Put the built program into a package as bootstrap.
@@ -42,6 +43,12 @@ func serve(started int64) error {
 		}
 		if !json.Valid(event) {
 			event, _ = json.Marshal(string(event)) // a string cannot fail
+		}
+		var ask struct {
+			SleepMS int64 `json:"sleepMs"`
+		}
+		if json.Unmarshal(event, &ask) == nil { // any other event asks for nothing
+			time.Sleep(time.Duration(ask.SleepMS) * time.Millisecond)
 		}
 		body, err := json.Marshal(answer{event, id, n, started})
 		if err != nil {

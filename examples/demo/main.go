@@ -194,7 +194,10 @@ func zipFiles(files map[string]string, mode fs.FileMode) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return buf.Bytes(), w.Close()
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
 }
 
 // A running is a server of this demo.
