@@ -200,7 +200,7 @@ func lock(path string) (*os.File, error) {
 		return nil, fmt.Errorf("%w: %s does not support locks (flock: %w); choose another place with --data-dir", ErrUnsuitable, path, err)
 	}
 	// The pid is for people only; the lock is what counts.
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
@@ -223,8 +223,8 @@ func holder(path string) string {
 	return "held by another process"
 }
 
-// probe tries what the server will need of the file system: modes, symbolic
-// links, and names that differ in case. Windows drives under WSL and many network
+// probe tries what the server will need of the file system: modes and symbolic
+// links. Windows drives under WSL and many network
 // shares lack them, and it would be noticed in the middle of a function's code.
 func probe(path string) error {
 	dir, err := os.MkdirTemp(path, temporary+"probe-")
