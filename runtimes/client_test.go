@@ -435,7 +435,7 @@ def handler(event, c):
 }
 
 func TestSearchPath(t *testing.T) {
-	code := "import sys, os\nfrom which import name\ndef handler(e, c): return [sys.path, name, os.environ.get('PYTHONPATH'), os.getcwd(), '_LAMBDA_TELEMETRY_LOG_FD' in os.environ]\n"
+	code := "import sys, os\nfrom which import name\ndef handler(e, c): return [sys.path, name, os.environ.get('PYTHONPATH'), os.getcwd(), '_LAMBDA_TELEMETRY_LOG_FD' in os.environ or any(k.startswith('_LAMBDAD') for k in os.environ)]\n"
 	everyPython(t, func(t *testing.T, r *Runtime) {
 		layer := fmt.Sprintf("python/lib/python3.%d/site-packages", minorOf(r))
 		opt := map[string]string{"python/which.py": "name = 'python'\n", layer + "/which.py": "name = 'site-packages'\n", layer + "/extra.pth": "/opt/extra\n"}
@@ -454,7 +454,7 @@ func TestSearchPath(t *testing.T) {
 			json.Unmarshal(list[1], &name)
 			json.Unmarshal(list[2], &pythonpath)
 			if string(list[4]) != "false" {
-				t.Error("the log descriptor is in the environment")
+				t.Error("a variable of the platform is in the environment")
 			}
 			return path, name, pythonpath
 		}

@@ -69,7 +69,9 @@ func (s *Set) python(ctx context.Context, name string, minor int) (*Runtime, err
 			{Target: "/var/lang", Sources: []string{langDir(dir, found)}},
 			{Target: "/var/runtime", Sources: []string{filepath.Join(dir, "runtime")}},
 		},
-		Env:         map[string]string{"AWS_EXECUTION_ENV": "AWS_Lambda_" + name},
+		// The environment translates paths in values; the client takes the second one
+		// away before the function sees it.
+		Env:         map[string]string{"AWS_EXECUTION_ENV": "AWS_Lambda_" + name, "_LAMBDAD_OPT": "/opt"},
 		Version:     "python:" + found.Version + " (host)",
 		VersionID:   versionID(found),
 		Interpreter: found.Path,

@@ -149,7 +149,8 @@ func (x run) start(t *testing.T, r *Runtime) *outcome {
 		"AWS_LAMBDA_RUNTIME_API=" + strings.TrimPrefix(server.URL, "http://"), "AWS_LAMBDA_FUNCTION_NAME=f", "AWS_LAMBDA_FUNCTION_VERSION=$LATEST",
 		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=128", "AWS_LAMBDA_LOG_GROUP_NAME=/aws/lambda/f", "AWS_LAMBDA_LOG_STREAM_NAME=stream",
 	}
-	for _, m := range []map[string]string{r.Env, x.env} {
+	opt := map[string]string{"_LAMBDAD_OPT": filepath.Join(root, "opt")} // as the environment translates it
+	for _, m := range []map[string]string{r.Env, opt, x.env} {
 		for k, v := range m {
 			cmd.Env = append(cmd.Env, k+"="+v)
 		}

@@ -693,8 +693,8 @@ def set_search_path():
     environ = os.environ
     major, minor = runtime_version()
     task = environ.get("LAMBDA_TASK_ROOT") or "/var/task"
-    # Where paths are translated, layers are beside the package.
-    opt = (task[:-len("/var/task")] if task.endswith("/var/task") else "") + "/opt"
+    # Said only where paths are translated; not the function's business.
+    opt = environ.pop("_LAMBDAD_OPT", "/opt")
     layers = ["%s/python/lib/python%d.%d/site-packages" % (opt, major, minor), opt + "/python"]
     own = [p for p in sys.path if os.path.abspath(p) != HERE]
     sys.path[:] = own
