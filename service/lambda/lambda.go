@@ -276,8 +276,12 @@ func handlers() map[string]handler {
 	}
 }
 
-// settlers is how many functions are taken up at a time.
-const settlers = 2
+const (
+	// settlers is how many functions are taken up at a time.
+	settlers = 2
+	// settleAgain is how long to wait when a function's state cannot be written.
+	settleAgain = 5 * time.Second
+)
 
 // Collection of archives that nothing refers to.
 const (
@@ -378,8 +382,14 @@ func (s *Service) settle(ctx context.Context, ref functionRef) {
 	case err == nil:
 		log.Debug("function is ready")
 	}
-	if err != nil && !errors.Is(err, errSuperseded) && lambdad.ErrorCode(err) != "ResourceNotFoundException" && ctx.Err() == nil {
-		log.Error("state of a function could not be written; it is settled at the next start", "err", err)
+	if err == nil || errors.Is(err, errSuperseded) || lambdad.ErrorCode(err) == "ResourceNotFoundException" || ctx.Err() != nil {
+		return
+	}
+	log.Error("state of a function could not be written; trying again", "err", err)
+	select {
+	case <-time.After(settleAgain):
+		s.enqueue(ref)
+	case <-ctx.Done():
 	}
 }
 

@@ -51,8 +51,12 @@ type Registry struct {
 	// come as far: it may still bring what was before.
 	gone map[string]uint64
 	refs map[string]int // digests in records
-	pins map[string]int // digests about to be in records
-	// idleSince is when a digest was seen without any of these.
+
+	// A digest gets into a record only while it is pinned, so that holding this
+	// lock, and not mu, which every invocation needs, is enough to remove archives.
+	archives sync.Mutex     // guards the following; taken before mu
+	pins     map[string]int // digests about to be in records
+	// idleSince is when a digest was seen neither referred to nor pinned.
 	idleSince map[string]time.Time
 }
 
@@ -627,21 +631,21 @@ func (r *Registry) usage(account, region string) (functions, bytes int64) {
 // pin keeps an archive from being collected until release, for the time between
 // its arrival and its record.
 func (r *Registry) pin(digest string) (release func()) {
-	r.mu.Lock()
+	r.archives.Lock()
 	r.pins[digest]++
-	r.mu.Unlock()
+	r.archives.Unlock()
 	return func() {
-		r.mu.Lock()
+		r.archives.Lock()
 		if r.pins[digest]--; r.pins[digest] == 0 {
 			delete(r.pins, digest)
 		}
-		r.mu.Unlock()
+		r.archives.Unlock()
 	}
 }
 
-// Referenced reports whether a function, a layer version or an upload that is
-// under way needs the archive.
-func (r *Registry) Referenced(digest string) bool {
+// needed reports whether a record or an upload that is under way needs the
+// archive. r.archives is held.
+func (r *Registry) needed(digest string) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.refs[digest] > 0 || r.pins[digest] > 0
@@ -651,9 +655,9 @@ func (r *Registry) Referenced(digest string) bool {
 // which an environment may still be starting from it. No upload of the
 // same content gets between the question and the removal.
 func (r *Registry) collect(digest string, grace time.Duration, remove func() error) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.refs[digest] > 0 || r.pins[digest] > 0 {
+	r.archives.Lock()
+	defer r.archives.Unlock()
+	if r.needed(digest) {
 		delete(r.idleSince, digest)
 		return nil
 	}
@@ -669,13 +673,13 @@ func (r *Registry) collect(digest string, grace time.Duration, remove func() err
 	return remove()
 }
 
-// kept reports whether the archive's unpacked copy is of use: it is referred to,
-// or was until a moment ago.
+// kept reports whether the archive's unpacked copy is of use: it is needed, or was
+// until a moment ago.
 func (r *Registry) kept(digest string) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
+	r.archives.Lock()
+	defer r.archives.Unlock()
 	_, idle := r.idleSince[digest]
-	return idle || r.refs[digest] > 0 || r.pins[digest] > 0
+	return idle || r.needed(digest)
 }
 
 func newID() string { return uuid.NewString() }
