@@ -120,6 +120,13 @@ func (a *faultyArchives) Trim(_ context.Context, keep func(string) bool) error {
 	return nil
 }
 
+// keeps asks what the last Trim was told.
+func (a *faultyArchives) keeps(digest string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.keep(digest)
+}
+
 type echoPlacer struct{}
 
 func (echoPlacer) Invoke(_ context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
@@ -208,8 +215,10 @@ func (r *rig) call(method, path string, body any) (int, map[string]any) {
 		v = map[string]any{}
 	}
 	v["code"] = ""
-	if h := w.Header()["x-amzn-ErrorType"]; len(h) > 0 {
-		v["code"] = h[0]
+	for name, h := range w.Header() { // not spelled as net/http would
+		if strings.EqualFold(name, "x-amzn-ErrorType") {
+			v["code"] = h[0]
+		}
 	}
 	return w.Code, v
 }
@@ -479,14 +488,14 @@ func TestCollect(t *testing.T) {
 			t.Errorf("%d archives within the grace period", n)
 		}
 		digest := digestOf(zipWith(t, "x"))
-		if !r.archives.keep(digest) {
+		if !r.archives.keeps(digest) {
 			t.Error("the unpacked copy was given up within the grace period")
 		}
 		time.Sleep(collectEvery + collectGrace)
 		if n := count(); n != 1 {
 			t.Errorf("%d archives after a deletion", n)
 		}
-		if r.archives.keep(digest) {
+		if r.archives.keeps(digest) {
 			t.Error("the unpacked copy is kept")
 		}
 		// Stored, and its record not yet written.
