@@ -473,10 +473,13 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 		if f.status == telemetry.StatusTimeout {
 			duration = timeout // exactly, as AWS reports it
 		}
-		if f.cause != nil {
+		killed := errors.Is(f.cause, ErrEnded) // and then Invoke says so
+		if f.cause != nil && !killed {
 			e.log.Error("an invocation failed for the platform's fault", "request", inv.RequestID, "err", f.cause)
 		}
-		inv.give(f.answer(inv.RequestID), true)
+		if !killed {
+			inv.give(f.answer(inv.RequestID), true)
+		}
 		e.gen.drain(f.party)
 		done.failed(f, duration)
 	}

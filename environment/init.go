@@ -196,7 +196,7 @@ func (e *Environment) init(ctx context.Context, phase string, inv *invocation, l
 		e.gen.drain(f.party)
 		if f.status == telemetry.StatusTimeout {
 			e.log.Warn("initialisation hit its limit", "limit", duration.Round(time.Millisecond), "waited for", nameList(e.gen.initBlame()))
-		} else if f.cause != nil {
+		} else if f.cause != nil && !errors.Is(f.cause, ErrEnded) {
 			e.log.Error("initialisation failed for the platform's fault", "err", f.cause)
 		}
 	}
@@ -279,7 +279,7 @@ func (e *Environment) boot(ctx context.Context, inv *invocation, limit <-chan ti
 	first()
 	p, err := e.start(ctx, g, "runtime", path, "/var/task", false)
 	if err != nil {
-		return e.runtimeLaunchFailed(err)
+		return runtimeLaunchFailed(path, err)
 	}
 	g.runtime = p
 	if f := wait(g.api.Ready); f != nil {
@@ -332,12 +332,12 @@ func (e *Environment) launchFailed(g *generation, name string, err error) *failu
 	return &failure{status: telemetry.StatusError, errorType: errLaunch, text: text}
 }
 
-func (e *Environment) runtimeLaunchFailed(err error) *failure {
+func runtimeLaunchFailed(path string, err error) *failure {
 	var exec *sandbox.ExecError
 	if !errors.As(err, &exec) {
 		return sandboxFailure(err)
 	}
-	return &failure{status: telemetry.StatusError, errorType: errEntrypoint, text: exec.Error()}
+	return &failure{status: telemetry.StatusError, errorType: errEntrypoint, text: (&sandbox.ExecError{Path: path, Err: exec.Err}).Error()}
 }
 
 // entrypoint finds the program of the runtime.

@@ -79,7 +79,7 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 		e.log.Warn("shutdown hit its limit", "limit", budget, "waited for", nameList(g.shutdownBlame()))
 	}
 	for _, p := range g.extensions {
-		if !p.exited {
+		if !p.exited && slices.Contains(told, p.name) {
 			e.signal(p, syscall.SIGKILL)
 			g.api.Exited(p.name, runtimeapi.ShutdownFailed)
 		}

@@ -76,7 +76,6 @@ type Invocation struct {
 	Answer func(Answer)
 
 	headers [8]string // values for the runtime
-	event   []byte    // body for extensions; nil when none wants it
 }
 
 // An Answer is what a runtime answered, or what its failing to do so means.

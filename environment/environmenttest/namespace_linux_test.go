@@ -43,8 +43,26 @@ func TestNamespace(t *testing.T) {
 		Driver:        func(*testing.T) sandbox.Driver { return d },
 		Probe:         probe,
 		Parallel:      true,
+		NoFlush:       !flushes(t, d),
 		NoMemoryLimit: !limited,
 	})
+}
+
+// flushes reports whether the driver's processes are sandbox.Flushers.
+func flushes(t *testing.T, d sandbox.Driver) bool {
+	t.Helper()
+	box, err := d.Create(context.Background(), sandbox.Spec{ID: "flushes", TmpBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer box.Destroy(context.Background())
+	p, err := box.Start(context.Background(), sandbox.Command{Party: "runtime", Path: "/bin/true", Dir: "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	_, ok := p.(sandbox.Flusher)
+	return ok
 }
 
 func buildProbe(t *testing.T) string {
