@@ -91,7 +91,9 @@ type Invocation struct {
 	// InvokedARN has a qualifier only if the caller gave one.
 	InvokedARN  string
 	Payload     []byte // JSON as received; never modified
-	ContentType string // default application/json
+	// ContentType is what the runtime is told: application/json unless said. The
+	// Content-Type of an Invoke request is not it: SDKs send octet-stream for JSON.
+	ContentType string
 
 	ClientContext   string // JSON, already decoded from base64; "" when absent
 	CognitoIdentity string // JSON; "" when absent

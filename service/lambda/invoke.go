@@ -51,7 +51,7 @@ func (s *Service) invoke(c *call, w http.ResponseWriter) error {
 	}
 	inv := &lambdad.Invocation{
 		Account: ref.account, Region: ref.region, Function: ref.name, Qualifier: ref.qualifier,
-		RequestID: c.RequestID, Payload: c.Body, ContentType: c.Header.Get("Content-Type"),
+		RequestID: c.RequestID, Payload: c.Body,
 		TraceID: c.Header.Get("X-Amzn-Trace-Id"), Tail: tail == "Tail",
 	}
 	if c.Oversize {
