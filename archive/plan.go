@@ -61,6 +61,7 @@ func readPlan(r io.ReaderAt, size int64) (*plan, error) {
 
 	p := &plan{all: make([]entry, len(z.File))}
 	nodes := make(map[string]node, len(z.File))
+	var paths []string // of nodes, as they came
 	var declared uint64
 	for i, f := range z.File {
 		e := &p.all[i]
@@ -75,7 +76,7 @@ func readPlan(r io.ReaderAt, size int64) (*plan, error) {
 			p.top = e
 			continue
 		}
-		if err := addNode(nodes, e, i); err != nil {
+		if paths, err = addNode(nodes, paths, e, i); err != nil {
 			return nil, unzipError(&entryError{f.Name, err})
 		}
 		if len(nodes) > maxNodes {
@@ -87,7 +88,8 @@ func readPlan(r io.ReaderAt, size int64) (*plan, error) {
 	if declared > lambdad.MaxUnzipped {
 		return nil, sizeError()
 	}
-	for path, n := range nodes {
+	for _, path := range paths {
+		n := nodes[path]
 		switch {
 		case n.dir:
 			p.dirs = append(p.dirs, dir{path, n.entry})
@@ -120,26 +122,32 @@ type node struct {
 	dir   bool
 }
 
-// addNode puts entry i into the tree. The last of several wins.
-func addNode(nodes map[string]node, e *entry, i int) error {
+// addNode puts entry i into the tree and adds the names that are new to paths. The
+// last of several wins.
+func addNode(nodes map[string]node, paths []string, e *entry, i int) ([]string, error) {
 	for p := parent(e.path); p != ""; p = parent(p) {
 		n, ok := nodes[p]
 		if ok && !n.dir {
-			return fmt.Errorf("%s is a file or a link elsewhere in the archive", quote(p))
+			return paths, fmt.Errorf("%s is a file or a link elsewhere in the archive", quote(p))
 		}
 		if ok {
 			break // so its parents are there, too
 		}
 		nodes[p] = node{-1, true}
+		paths = append(paths, p)
 		if len(nodes) > maxNodes {
-			break // the caller refuses
+			return paths, nil // the caller refuses
 		}
 	}
-	if n, ok := nodes[e.path]; ok && n.dir != e.mode.IsDir() {
-		return errors.New("is a directory and something else in the same archive")
+	n, ok := nodes[e.path]
+	if ok && n.dir != e.mode.IsDir() {
+		return paths, errors.New("is a directory and something else in the same archive")
+	}
+	if !ok {
+		paths = append(paths, e.path)
 	}
 	nodes[e.path] = node{i, e.mode.IsDir()}
-	return nil
+	return paths, nil
 }
 
 func parent(p string) string {
