@@ -89,8 +89,8 @@ type Invocation struct {
 	// Version is set by the front end.
 	Version *Version
 	// InvokedARN has a qualifier only if the caller gave one.
-	InvokedARN  string
-	Payload     []byte // JSON as received; never modified
+	InvokedARN string
+	Payload    []byte // JSON as received; never modified
 	// ContentType is what the runtime is told: application/json unless said. The
 	// Content-Type of an Invoke request is not it: SDKs send octet-stream for JSON.
 	ContentType string
