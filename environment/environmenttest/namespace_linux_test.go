@@ -3,8 +3,6 @@ package environmenttest_test
 import (
 	"context"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -46,32 +44,4 @@ func TestNamespace(t *testing.T) {
 		NoFlush:       !flushes(t, d),
 		NoMemoryLimit: !limited,
 	})
-}
-
-// flushes reports whether the driver's processes are sandbox.Flushers.
-func flushes(t *testing.T, d sandbox.Driver) bool {
-	t.Helper()
-	box, err := d.Create(context.Background(), sandbox.Spec{ID: "flushes", TmpBytes: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer box.Destroy(context.Background())
-	p, err := box.Start(context.Background(), sandbox.Command{Party: "runtime", Path: "/bin/true", Dir: "/"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-p.Done()
-	_, ok := p.(sandbox.Flusher)
-	return ok
-}
-
-func buildProbe(t *testing.T) string {
-	t.Helper()
-	probe := filepath.Join(t.TempDir(), "probe")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", probe, "./probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the probe: %v\n%s", err, out)
-	}
-	return probe
 }
