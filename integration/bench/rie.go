@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// rieBinary names the variable with AWS's Runtime Interface Emulator; without it
+// the emulator is left out.
+const rieBinary = "LAMBDAD_BENCH_RIE"
+
+// rieRole makes the program the one that becomes the emulator. Its value is the
+// directory that is to be /opt, and the command, separated by newlines.
+const rieRole = "LAMBDAD_BENCH_RIE_ROLE"
+
+// An emulator is one running emulator: it serves one function.
+type emulator struct {
+	title string
+	url   string
+	cmd   *exec.Cmd
+}
+
+func (e *emulator) stop() error {
+	e.cmd.Process.Kill() // what it started goes with its process namespace
+	var exit *exec.ExitError
+	if err := e.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	return nil
+}
+
+// startEmulators starts an emulator for each number of extensions, if there is one.
+func startEmulators(dir, probe string) (list []*emulator, err error) {
+	if os.Getenv(rieBinary) == "" {
+		return nil, nil
+	}
+	for _, n := range extensionCounts {
+		e, err := startEmulator(dir, probe, n)
+		if err != nil {
+			for _, started := range list {
+				err = errors.Join(err, started.stop())
+			}
+			return nil, fmt.Errorf("starting the emulator: %w", err)
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+func startEmulator(dir, probe string, extensions int) (*emulator, error) {
+	opt := filepath.Join(dir, fmt.Sprintf("rie-opt-%d", extensions))
+	if err := os.MkdirAll(filepath.Join(opt, "extensions"), 0o755); err != nil {
+		return nil, err
+	}
+	program, err := os.ReadFile(probe)
+	if err != nil {
+		return nil, err
+	}
+	for i := range extensions {
+		if err := os.WriteFile(filepath.Join(opt, "extensions", fmt.Sprintf("extension-%d", i+1)), program, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	front, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	back, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	e := &emulator{title: "AWS's emulator, Go, " + plural(extensions), url: "http://" + front + "/2015-03-31/functions/function/invocations"}
+	e.cmd = exec.Command(self)
+	e.cmd.Env = append(os.Environ(), rieRole+"="+strings.Join([]string{opt, os.Getenv(rieBinary),
+		"--log-level", "error", "--runtime-interface-emulator-address", front, "--runtime-api-address", back, probe}, "\n"))
+	e.cmd.Stdout, e.cmd.Stderr = io.Discard, io.Discard
+	e.cmd.SysProcAttr = emulatorAttr()
+	if err := e.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("tcp", front)
+		if err == nil {
+			conn.Close()
+			return e, nil
+		}
+		if time.Since(begin) > startLimit {
+			return nil, errors.Join(fmt.Errorf("it does not listen: %w", err), e.stop())
+		}
+	}
+}
+
+// coldEmulators measures first invocations, each of a new emulator.
+func coldEmulators(ctx context.Context, dir, probe string, n int) ([]*cold, error) {
+	if os.Getenv(rieBinary) == "" {
+		return nil, nil
+	}
+	c := newClient(nil)
+	defer c.close()
+	var list []*cold
+	for _, extensions := range extensionCounts {
+		list = append(list, &cold{})
+		for round := range n {
+			e, err := startEmulator(dir, probe, extensions)
+			if err != nil {
+				return nil, err
+			}
+			begin := time.Now()
+			a, took, err := c.invoke(ctx, e.url, fmt.Sprint(round), 0)
+			if err := errors.Join(err, e.stop()); err != nil {
+				return nil, err
+			}
+			x := list[len(list)-1]
+			x.name = e.title
+			x.process.times = append(x.process.times, time.Unix(0, a.Started).Sub(begin.Round(0)))
+			x.whole.times = append(x.whole.times, took)
+		}
+	}
+	return list, nil
+}
+
+// freePort returns an address that was free a moment ago.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}

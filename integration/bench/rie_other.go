@@ -1,0 +1,9 @@
+//go:build !linux
+
+package main
+
+import "syscall"
+
+func emulatorAttr() *syscall.SysProcAttr { return nil }
+
+func riemain() {}

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"archive/zip"
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/lambdad/lambdad/datadir"
+)
+
+const (
+	startLimit = 30 * time.Second // for anything to start or stop
+	role       = "arn:aws:iam::000000000000:role/bench"
+)
+
+// A server is a running lambdad.
+type server struct {
+	binary   string
+	data     string
+	cmd      *exec.Cmd
+	exited   chan error
+	log      *bytes.Buffer // standard error; read it after exited
+	endpoint string
+	region   string
+	tier     string
+	version  string
+	keys     aws.Credentials
+	client   *client
+}
+
+// startServer starts lambdad on a free port with its data below dir.
+func startServer(ctx context.Context, o options, dir string) (_ *server, err error) {
+	s := &server{binary: o.lambdad, data: dir, exited: make(chan error, 1), log: &bytes.Buffer{}}
+	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--data-dir", dir, "--log-level", "warn", "--idle-timeout", "10m"}, strings.Fields(o.serveArgs)...)
+	s.cmd = exec.Command(s.binary, args...)
+	s.cmd.Stderr = s.log
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() { s.exited <- s.cmd.Wait() }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	var info datadir.Server
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		if info, err = datadir.Lookup(dir); err == nil {
+			break
+		}
+		if time.Since(begin) > startLimit {
+			return nil, fmt.Errorf("lambdad does not start: %w", err)
+		}
+		select {
+		case err := <-s.exited:
+			s.exited <- err
+			return nil, fmt.Errorf("lambdad ended while it started: %w", err)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		default:
+		}
+	}
+	s.endpoint, s.region, s.tier, s.version = info.Endpoint, info.Region, info.Tier, info.Version
+	out, err := exec.CommandContext(ctx, s.binary, "env", "--data-dir", dir).Output()
+	if err != nil {
+		return nil, fmt.Errorf("lambdad env: %w", err)
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
+		name, value, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "export "), "=")
+		value = strings.Trim(value, `'"`)
+		switch name {
+		case "AWS_ACCESS_KEY_ID":
+			s.keys.AccessKeyID = value
+		case "AWS_SECRET_ACCESS_KEY":
+			s.keys.SecretAccessKey = value
+		}
+	}
+	if !s.keys.HasKeys() {
+		return nil, fmt.Errorf("lambdad env names no keys: %s", out)
+	}
+	s.client = newClient(s)
+	return s, nil
+}
+
+// stop ends the server as an operator would and reports what it did not like.
+func (s *server) stop() error {
+	if s.client != nil {
+		s.client.close()
+	}
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-s.exited:
+		if err != nil {
+			return fmt.Errorf("lambdad ended badly: %w\n%s", err, s.log)
+		}
+	case <-time.After(startLimit):
+		s.cmd.Process.Kill()
+		<-s.exited
+		return fmt.Errorf("lambdad did not stop within %v\n%s", startLimit, s.log)
+	}
+	if s.log.Len() > 0 {
+		return fmt.Errorf("lambdad warned:\n%s", s.log)
+	}
+	return nil
+}
+
+func (s *server) invokeURL(function string) string {
+	return s.endpoint + "/2015-03-31/functions/" + function + "/invocations"
+}
+
+// A function is one that the benchmark made.
+type function struct{ name, title string }
+
+// extensionCounts are the numbers of Go extensions measured.
+var extensionCounts = []int{0, 1, 3}
+
+// prepare makes layers and the functions of the warm measurements.
+func (s *server) prepare(ctx context.Context, probe string) ([]function, error) {
+	var list []function
+	for _, n := range extensionCounts {
+		f := function{fmt.Sprintf("go-%d", n), fmt.Sprintf("Go, %d extensions", n)}
+		if n == 1 {
+			f.title = "Go, 1 extension"
+		}
+		if err := s.create(ctx, f.name, "provided.al2023", probe, n); err != nil {
+			return nil, err
+		}
+		list = append(list, f)
+	}
+	f := function{"python-0", "Python, 0 extensions"}
+	if err := s.create(ctx, f.name, pythonRuntime, "", 0); err != nil {
+		return nil, err
+	}
+	return append(list, f), nil
+}
+
+const pythonRuntime = "python3.12"
+
+// pythonSource is the same function as the probe's, for Python.
+const pythonSource = `import time
+started = time.time_ns()
+def handler(event, context):
+    if event.get("sleepMs"):
+        time.sleep(event["sleepMs"] / 1000)
+    return {"started": started, "echo": event.get("echo", "")}
+`
+
+// create makes a function with n extensions and waits until it can be invoked.
+func (s *server) create(ctx context.Context, name, runtime, probe string, n int) error {
+	files := map[string][]byte{"function.py": []byte(pythonSource)}
+	handler := "function.handler"
+	if probe != "" {
+		program, err := os.ReadFile(probe)
+		if err != nil {
+			return err
+		}
+		files, handler = map[string][]byte{"bootstrap": program}, "bootstrap"
+	}
+	in := map[string]any{
+		"FunctionName": name, "Runtime": runtime, "Role": role, "Handler": handler, "Timeout": 60, "MemorySize": 1769,
+		"Code": map[string]any{"ZipFile": zipped(files)},
+	}
+	if n > 0 {
+		arn, err := s.layer(ctx, probe, n)
+		if err != nil {
+			return err
+		}
+		in["Layers"] = []string{arn}
+	}
+	if err := s.call(ctx, "POST", "/2015-03-31/functions", in, nil); err != nil {
+		return err
+	}
+	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		var out struct{ State, StateReason string }
+		if err := s.call(ctx, "GET", "/2015-03-31/functions/"+name+"/configuration", nil, &out); err != nil {
+			return err
+		}
+		if out.State == "Active" {
+			return nil
+		}
+		if out.State == "Failed" || time.Since(begin) > startLimit {
+			return fmt.Errorf("function %s is %s: %s", name, out.State, out.StateReason)
+		}
+	}
+}
+
+func (s *server) remove(ctx context.Context, name string) error {
+	return s.call(ctx, "DELETE", "/2015-03-31/functions/"+name, nil, nil)
+}
+
+// layer publishes a layer of n extensions.
+func (s *server) layer(ctx context.Context, probe string, n int) (string, error) {
+	program, err := os.ReadFile(probe)
+	if err != nil {
+		return "", err
+	}
+	files := map[string][]byte{}
+	for i := range n {
+		files[fmt.Sprintf("extensions/extension-%d", i+1)] = program
+	}
+	var out struct{ LayerVersionArn string }
+	err = s.call(ctx, "POST", fmt.Sprintf("/2018-10-31/layers/extensions-%d/versions", n),
+		map[string]any{"Content": map[string]any{"ZipFile": zipped(files)}}, &out)
+	return out.LayerVersionArn, err
+}
+
+// zipped returns a package of executable files.
+func zipped(files map[string][]byte) []byte {
+	var buf bytes.Buffer
+	w := zip.NewWriter(&buf)
+	for name, content := range files {
+		h := &zip.FileHeader{Name: name, Method: zip.Deflate}
+		h.SetMode(0o755)
+		f, err := w.CreateHeader(h)
+		if err == nil {
+			_, err = f.Write(content)
+		}
+		if err != nil {
+			panic(err) // a buffer takes everything
+		}
+	}
+	w.Close()
+	return buf.Bytes()
+}
+
+// call makes one control-plane request.
+func (s *server) call(ctx context.Context, method, path string, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	resp, err := s.client.do(ctx, method, s.endpoint+path, body)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode >= http.StatusMultipleChoices {
+		err = fmt.Errorf("%s: %s", resp.Status, text)
+	}
+	if err == nil && out != nil {
+		err = json.Unmarshal(text, out)
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// An environment is a line of lambdad ps.
+type environment struct {
+	Function  string `json:"function"`
+	State     string `json:"state"`
+	Memory    int64  `json:"memoryBytes"`
+	Processes int    `json:"processes"`
+}
+
+// environments asks lambdad ps for those of a function.
+func (s *server) environments(ctx context.Context, function string) ([]environment, error) {
+	out, err := exec.CommandContext(ctx, s.binary, "ps", "--json", "--data-dir", s.data).Output()
+	if err != nil {
+		return nil, fmt.Errorf("lambdad ps: %w", err)
+	}
+	var all, own []environment
+	if err := json.Unmarshal(out, &all); err != nil {
+		return nil, fmt.Errorf("lambdad ps: %w", err)
+	}
+	for _, e := range all {
+		if e.Function == function {
+			own = append(own, e)
+		}
+	}
+	return own, nil
+}
