@@ -79,7 +79,7 @@ func TestFreezing(t *testing.T) {
 	}
 }
 
-// processStates are the states of all processes below a cgroup whose name has
+// processStates are the states of all living processes below a cgroup whose name has
 // part in it.
 func processStates(t testing.TB, part string) map[int]string {
 	t.Helper()
@@ -102,7 +102,9 @@ func processStates(t testing.TB, part string) map[int]string {
 			continue
 		}
 		rest := string(stat[strings.LastIndexByte(string(stat), ')')+1:])
-		states[pid] = strings.Fields(rest)[0]
+		if state := strings.Fields(rest)[0]; state != "Z" { // dead, not yet reaped by the host's init
+			states[pid] = state
+		}
 	}
 	return states
 }

@@ -93,6 +93,7 @@ type server struct {
 	endpoint string
 	id       string
 	client   *lambda.Client
+	http     *http.Client
 	exited   chan struct{}
 	log      *bytes.Buffer
 	stopped  bool
@@ -161,12 +162,13 @@ func (s *server) newClient() *lambda.Client {
 	if err := json.Unmarshal(data, &key); err != nil {
 		s.t.Fatal(err)
 	}
+	s.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
 	return lambda.New(lambda.Options{
 		Region:           "us-east-1",
 		BaseEndpoint:     aws.String(s.endpoint),
 		Credentials:      credentials.NewStaticCredentialsProvider(key.AccessKeyID, key.SecretAccessKey, ""),
 		RetryMaxAttempts: 1,
-		HTTPClient:       &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}},
+		HTTPClient:       s.http,
 	})
 }
 

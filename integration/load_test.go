@@ -26,12 +26,12 @@ func TestLoad(t *testing.T) {
 	s := startServer(t, t.TempDir(), "--idle-timeout", "2s", "--wait-limit", "60s", "--log-level", "warn")
 	layer := s.layer(ctx, "hello", "extensions/hello-extension", program(t, "extension"))
 	with := func(in *lambda.CreateFunctionInput) { in.Layers = []string{layer} }
+	// Go keeps the threads that a burst of system calls needed, for the next one.
+	// A burst before the count makes what stays comparable: a leak grows again.
 	if err := s.create(ctx, "warmup", with); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.invoke(ctx, "warmup", `{}`); err != nil {
-		t.Fatal(err)
-	}
+	s.many(ctx, t, 200, 1, "warmup")
 	none := func(list []state) bool { return len(list) == 0 }
 	s.waitEnvironments(20*time.Second, none)
 	before := resources(t, s)
@@ -71,8 +71,8 @@ func TestLoad(t *testing.T) {
 		after = resources(t, s)
 		var grown []string
 		for what, n := range after {
-			// The daemon keeps a few idle threads and pooled descriptors.
-			if slack := map[string]int{"daemon threads": 12, "daemon descriptors": 40}[what]; n > before[what]+slack {
+			// Two bursts are not the same to the thread.
+			if slack := map[string]int{"daemon threads": 20, "daemon descriptors": 8}[what]; n > before[what]+slack {
 				grown = append(grown, fmt.Sprintf("%s: %d, then %d", what, before[what], n))
 			}
 		}
@@ -122,6 +122,7 @@ func (s *server) many(ctx context.Context, t *testing.T, clients, rounds int, na
 // resources counts what a server could leave behind.
 func resources(t testing.TB, s *server) map[string]int {
 	t.Helper()
+	s.http.CloseIdleConnections() // the test's own, which the server holds open
 	pid := fmt.Sprint(s.cmd.Process.Pid)
 	count := func(dir string) int {
 		entries, err := os.ReadDir(dir)
