@@ -142,7 +142,9 @@ type Environment struct {
 	ready        bool        // gen completed its initialisation
 	frozenAt     time.Time   // zero: not frozen
 	initDuration time.Duration
-	endpoint     string // URL inside the sandbox
+	peak         int64     // MB, measured at peakAt
+	peakAt       time.Time // zero: not in this generation
+	endpoint     string    // URL inside the sandbox
 	endpointDone chan struct{}
 	endpointHTTP *http.Server
 }
@@ -585,13 +587,16 @@ func (e *Environment) report(inv *invocation, f *failure, duration, initDuration
 	r := telemetry.Report{
 		RequestID: inv.RequestID, Status: telemetry.StatusSuccess, Tracing: inv.tracing,
 		Metrics: telemetry.ReportMetrics{
-			Duration:      telemetry.Millis(duration),
-			Billed:        telemetry.BilledMillis(duration, initDuration),
-			MemorySize:    int64(e.cfg.Version.MemoryMB),
-			MaxMemoryUsed: e.peakMB(),
-			Init:          telemetry.Millis(initDuration),
+			Duration:   telemetry.Millis(duration),
+			Billed:     telemetry.BilledMillis(duration, initDuration),
+			MemorySize: int64(e.cfg.Version.MemoryMB),
+			Init:       telemetry.Millis(initDuration),
 		},
 	}
+	if f != nil {
+		e.peakAt = time.Time{} // a failure is measured
+	}
+	r.Metrics.MaxMemoryUsed = e.peakMB(duration)
 	if f != nil {
 		r.Status, r.ErrorType = f.status, f.telemetryType()
 		if f.errorType == errOutOfMemory {
@@ -606,13 +611,26 @@ func (e *Environment) report(inv *invocation, f *failure, duration, initDuration
 	e.emit(telemetry.TypeReport, r)
 }
 
-// peakMB is what the processes held at most, in whole megabytes.
-func (e *Environment) peakMB() int64 {
+// A peak serves short invocations that follow each other fast: in that time the
+// processes cannot have taken more than a few megabytes, and measuring costs more
+// than such an invocation.
+const (
+	peakFresh = 20 * time.Millisecond
+	peakShort = 3 * time.Millisecond
+)
+
+// peakMB is what the processes held at most, in whole megabytes, at the end of an
+// invocation of this duration.
+func (e *Environment) peakMB(duration time.Duration) int64 {
+	if duration < peakShort && time.Since(e.peakAt) < peakFresh {
+		return e.peak
+	}
 	u, err := e.cfg.Sandbox.Usage()
 	if err != nil {
 		e.log.Warn("cannot measure the memory of the environment; its log shows 0 MB", "err", err)
 	}
-	return (u.PeakMemory + 1<<20 - 1) >> 20
+	e.peak, e.peakAt = (u.PeakMemory+1<<20-1)>>20, time.Now()
+	return e.peak
 }
 
 // tracing makes the trace of an invocation: the header that processes get, and
@@ -654,6 +672,7 @@ func (e *Environment) close() {
 		e.gen = nil
 	}
 	e.ready = false
+	e.peakAt = time.Time{}
 	e.frozenAt = time.Time{} // Reset and Destroy leave nothing frozen
 }
 
