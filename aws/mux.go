@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -70,8 +71,6 @@ type Request struct {
 	Operation string
 	// Action is what policies call it, such as lambda:InvokeFunction.
 	Action string
-	// Resource is the ARN the action is about, or "*".
-	Resource string
 	// BodyLimit is the longest body accepted, in bytes; 0 means
 	// DefaultBodyLimit.
 	BodyLimit int64
@@ -105,6 +104,13 @@ type PathService interface {
 	Service
 	// Paths returns handlers by path prefix. Prefixes begin with /_lambdad/.
 	Paths() map[string]http.Handler
+}
+
+// A ResourceNamer is a Service that knows what an action is about, for the text of
+// refusals.
+type ResourceNamer interface {
+	// Resource returns the ARN, or "*".
+	Resource(r *Request) string
 }
 
 // AuthMode says which signatures are accepted.
@@ -275,7 +281,7 @@ func (m *Mux) serveService(w http.ResponseWriter, r *Request, svc Service, t tar
 			return err
 		}
 	}
-	if err := authorise(r); err != nil {
+	if err := authorise(svc, r); err != nil {
 		return err
 	}
 	return svc.ServeAWS(w, r)
@@ -284,6 +290,10 @@ func (m *Mux) serveService(w http.ResponseWriter, r *Request, svc Service, t tar
 // authenticate sets r.Identity and returns the secret that the signature must
 // have been made with.
 func (m *Mux) authenticate(r *Request, t target, mode AuthMode) (secret string, err error) {
+	if mode == Any && fromWebPage(r.Request) {
+		return "", lambdad.Errorf("AccessDeniedException",
+			"Requests from web pages are refused while every key is accepted (--auth any).")
+	}
 	if t.authErr != nil && mode == Verify {
 		return "", t.authErr
 	}
@@ -310,6 +320,24 @@ func (m *Mux) authenticate(r *Request, t target, mode AuthMode) (secret string, 
 	return secret, m.verifier.checkTime(t.auth)
 }
 
+// fromWebPage reports whether a browser made the request on behalf of a page that
+// is not this server's own. Where no signature is asked for, any page that
+// a developer looks at could otherwise create and run functions.
+func fromWebPage(r *http.Request) bool {
+	if r.Header.Get("Origin") == "" && r.Header.Get("Sec-Fetch-Site") == "" {
+		return false
+	}
+	if http.NewCrossOriginProtection().Check(r) != nil {
+		return true
+	}
+	// A page's own name may have been made to mean this machine.
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return host != "localhost" && net.ParseIP(strings.Trim(host, "[]")) == nil
+}
+
 // anyIdentity is the identity of a key that is not checked.
 func anyIdentity(accessKeyID string) Identity {
 	account := DefaultAccount
@@ -328,7 +356,7 @@ func adminIdentity(account, accessKeyID string) Identity {
 
 // authorise is what stands in for policies: administrators may do everything,
 // an execution environment may invoke functions and ask who it is.
-func authorise(r *Request) error {
+func authorise(svc Service, r *Request) error {
 	if r.Identity.Admin {
 		return nil
 	}
@@ -336,12 +364,12 @@ func authorise(r *Request) error {
 	case "lambda:InvokeFunction", "sts:GetCallerIdentity":
 		return nil
 	}
-	action, resource := r.Action, r.Resource
+	action, resource := r.Action, "*"
 	if action == "" {
 		action = r.Service + ":" + r.Operation
 	}
-	if resource == "" {
-		resource = "*"
+	if n, ok := svc.(ResourceNamer); ok {
+		resource = n.Resource(r)
 	}
 	return lambdad.Errorf("AccessDeniedException",
 		"User: %s is not authorized to perform: %s on resource: %s because no identity-based policy allows the %s action",

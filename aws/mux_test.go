@@ -246,6 +246,35 @@ func TestAnyMode(t *testing.T) {
 	}
 }
 
+// TestWebPages: where no signature is needed, pages in a browser get nothing.
+func TestWebPages(t *testing.T) {
+	s, _ := testServer(t, Options{Auth: Any})
+	own := strings.TrimPrefix(s.URL, "http://")
+	for _, tt := range []struct {
+		name, method, host, origin, site string
+		status                           int
+	}{
+		{"no browser", "POST", own, "", "", 200},
+		{"no browser, own name", "POST", "lambdad.test", "", "", 200},
+		{"another site", "POST", own, "https://evil.test", "cross-site", 403},
+		{"another site, old browser", "POST", own, "https://evil.test", "", 403},
+		{"a name made to mean this machine", "POST", "evil.test:4566", "http://evil.test:4566", "same-origin", 403},
+		{"a page of this server", "POST", own, s.URL, "same-origin", 200},
+		{"typed by hand", "GET", own, "", "none", 200},
+	} {
+		r := newRequest(t, tt.method, s.URL+"/2015-03-31/functions", nil)
+		r.Host = tt.host
+		for name, value := range map[string]string{"Origin": tt.origin, "Sec-Fetch-Site": tt.site} {
+			if value != "" {
+				r.Header.Set(name, value)
+			}
+		}
+		if status, _, body := send(t, r); status != tt.status {
+			t.Errorf("%s: %d %s", tt.name, status, body)
+		}
+	}
+}
+
 // TestMissingServices: each is answered in its own form, naming its variable.
 func TestMissingServices(t *testing.T) {
 	s, _ := testServer(t, Options{})

@@ -337,7 +337,7 @@ func TestEnvironmentCredentials(t *testing.T) {
 		t.Errorf("identity %+v, %v", who, err)
 	}
 	_, err = c.DeleteFunction(t.Context(), &sdklambda.DeleteFunctionInput{FunctionName: sdkaws.String("f")})
-	wantCode(t, err, "AccessDeniedException", "User: arn:aws:sts::000000000000:assumed-role/r/f is not authorized to perform: lambda:DeleteFunction on resource: ")
+	wantCode(t, err, "AccessDeniedException", "User: arn:aws:sts::000000000000:assumed-role/r/f is not authorized to perform: lambda:DeleteFunction on resource: arn:aws:lambda:us-east-1:000000000000:function:f because no identity-based policy allows the lambda:DeleteFunction action")
 	forged := creds
 	forged.SessionToken = "x"
 	_, err = inside.client(&forged).Invoke(t.Context(), &sdklambda.InvokeInput{FunctionName: sdkaws.String("f")})

@@ -16,6 +16,7 @@
 package lambda
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -180,6 +181,29 @@ func (s *Service) Route(r *aws.Request) error {
 		r.Action = "lambda:" + r.Operation
 	}
 	return nil
+}
+
+// Resource implements aws.ResourceNamer.
+func (s *Service) Resource(r *aws.Request) string {
+	m, ok := r.Route.(*aws.Match)
+	if !ok {
+		return "*"
+	}
+	c := &call{Request: r, match: m}
+	if name := m.Param("FunctionName"); name != "" {
+		ref, ok := parseFunctionRef(name)
+		if !ok {
+			return "*"
+		}
+		ref.region, ref.account = cmp.Or(ref.region, r.Region), cmp.Or(ref.account, r.Identity.Account)
+		return ref.arn()
+	}
+	if name := m.Param("LayerName"); name != "" {
+		if ref, ok := parseLayerRef(c, name); ok {
+			return ref.arn()
+		}
+	}
+	return "*"
 }
 
 // ServeAWS implements aws.Service.
