@@ -56,8 +56,12 @@ func startEmulators(dir, probe string) (list []*emulator, err error) {
 }
 
 func startEmulator(dir, probe string, extensions int) (*emulator, error) {
-	opt := filepath.Join(dir, fmt.Sprintf("rie-opt-%d", extensions))
-	if err := os.MkdirAll(filepath.Join(opt, "extensions"), 0o755); err != nil {
+	// One of its own for each: a program that runs cannot be written.
+	opt, err := os.MkdirTemp(dir, "rie-opt-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(filepath.Join(opt, "extensions"), 0o755); err != nil {
 		return nil, err
 	}
 	program, err := os.ReadFile(probe)
