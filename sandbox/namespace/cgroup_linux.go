@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -109,16 +110,17 @@ func (h *hierarchy) v1dirs(names ...string) []string {
 	return dirs
 }
 
-// freezes says whether processes can be stopped.
-func (h *hierarchy) freezes() bool { return h.v2 != "" || h.v1["freezer"] != "" }
-
 // roots are our directories in every hierarchy in use.
 func (h *hierarchy) roots() []string {
 	var dirs []string
 	if h.v2 != "" {
 		dirs = append(dirs, h.v2)
 	}
-	dirs = append(dirs, h.v1dirs(append(controllers(), "freezer")...)...)
+	names := controllers()
+	if h.v2 == "" {
+		names = append(names, "freezer") // otherwise v2 freezes
+	}
+	dirs = append(dirs, h.v1dirs(names...)...)
 	for i := range dirs {
 		dirs[i] = filepath.Join(dirs[i], h.base)
 	}
@@ -228,10 +230,12 @@ func (f *controlFile) close() {
 //	hybrid   v2: <name>, <name>/run/<party>; v1 memory: <name>/<party>; others: <name>
 //	v1       memory, cpuacct: <name>/<party>; freezer: <name>/run; others: <name>
 type group struct {
-	h     *hierarchy
-	name  string
-	dirs  []string // made, outermost first
-	files []*controlFile
+	h      *hierarchy
+	name   string
+	mu     sync.Mutex
+	ending bool     // the freezer is not to be touched
+	dirs   []string // made, outermost first
+	files  []*controlFile
 
 	freeze, events controlFile // v2: cgroup.freeze and cgroup.events; v1: freezer.state
 	quota          controlFile // cpu.max or cpu.cfs_quota_us
@@ -255,6 +259,8 @@ func (g *group) mkdir(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("make control group: %w", err)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.dirs = append(g.dirs, dir)
 	return nil
 }
@@ -461,7 +467,7 @@ func (g *group) setFrozen(ctx context.Context, frozen bool) error {
 			value, state = "FROZEN", "FROZEN"
 		}
 	}
-	if err := g.freeze.write(value); err != nil {
+	if err := g.writeFreezer(value); err != nil {
 		return fmt.Errorf("write %s to the freezer: %w", value, err)
 	}
 	if g.h.v2 != "" && !frozen {
@@ -488,8 +494,32 @@ func (g *group) setFrozen(ctx context.Context, frozen bool) error {
 			_, _ = unix.Poll(p, 5) // the kernel notifies; the limit only serves ctx
 		default:
 			time.Sleep(200 * time.Microsecond)
-			_ = g.freeze.write(value) // v1 gives up on processes that fork meanwhile
+			// v1 gives up on processes that fork meanwhile.
+			if err := g.writeFreezer(value); err != nil {
+				return fmt.Errorf("write %s to the freezer: %w", value, err)
+			}
 		}
+	}
+}
+
+// writeFreezer writes to the freezer until thawForGood.
+func (g *group) writeFreezer(value string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ending {
+		return errInitGone
+	}
+	return g.freeze.write(value)
+}
+
+// thawForGood is for the end: what the v1 freezer holds cannot die, and nobody
+// may freeze it again meanwhile.
+func (g *group) thawForGood() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ending = true
+	if g.h.v2 == "" && g.freeze.fd >= 0 {
+		_ = g.freeze.write("THAWED")
 	}
 }
 
@@ -497,6 +527,7 @@ func (g *group) setFrozen(ctx context.Context, frozen bool) error {
 type party struct {
 	name string   // of the owner, "" while nobody has taken it
 	dirs []string // what its processes join
+	own  []string // those of dirs that were made for it
 	mem  memoryFiles
 	cpu  controlFile
 	list controlFile // cgroup.procs
@@ -528,7 +559,7 @@ func (g *group) buildParty(p *party, name string) error {
 		if err := g.mkdir(dir); err != nil {
 			return err
 		}
-		p.dirs = append(p.dirs, dir)
+		p.dirs, p.own = append(p.dirs, dir), append(p.own, dir)
 		return nil
 	}
 	var run, memory, cpuacct string
@@ -593,6 +624,21 @@ func (g *group) buildParty(p *party, name string) error {
 		return open(&p.cpu, unix.O_RDONLY, cpuacct+"/cpuacct.usage")
 	}
 	return nil
+}
+
+// removeParty removes the groups of a party without processes.
+func (g *group) removeParty(ctx context.Context, p *party) error {
+	var errs []error
+	for _, d := range p.own {
+		if err := removeGroup(ctx, d); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		g.mu.Lock()
+		g.dirs = slices.DeleteFunc(g.dirs, func(x string) bool { return x == d })
+		g.mu.Unlock()
+	}
+	return errors.Join(errs...)
 }
 
 func (p *party) close() {

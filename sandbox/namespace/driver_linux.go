@@ -30,6 +30,8 @@ type Config struct {
 	Pool int
 	// Logger receives what happens in the background; nil: nothing is logged.
 	Logger *slog.Logger
+
+	v1only bool // tests: do as if there were no v2 hierarchy
 }
 
 // A Driver makes sandboxes of the root tier. All of it is made by New and
@@ -85,6 +87,9 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 		return nil, err
 	}
 	d.cgroups = findHierarchy(string(mounts), "lambdad-"+cfg.ID)
+	if cfg.v1only {
+		d.cgroups.v2 = ""
+	}
 	if err = d.cgroups.prepare(); err != nil {
 		return nil, fmt.Errorf("%w: control groups must be writable (in a container: run it privileged, with a cgroup namespace of its own)", err)
 	}
@@ -110,13 +115,15 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	if d.spawner, err = newSpawner(d.template); err != nil {
 		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN (in a container: run it privileged)", err)
 	}
-	s, err := d.newShell(ctx)
+	s, err := d.newShell(ctx, 1)
 	if err != nil {
 		return nil, fmt.Errorf("a trial sandbox could not be made: %w%s", err, cure(err))
 	}
+	kept := d.promise(ctx, s)
 	if err = s.destroy(ctx); err != nil {
 		return nil, fmt.Errorf("a trial sandbox could not be removed: %w", err)
 	}
+	d.promises = kept
 	size := cfg.Pool
 	if size == 0 {
 		size = 2
@@ -144,8 +151,14 @@ func cure(err error) string {
 	return ""
 }
 
-// keepFilled makes shells ahead of need. It begins with the first request, after
-// the sweep, so that nothing it makes is swept.
+// refillDelay is how long the pool waits, while it is not empty, for the start
+// under way to be over. Making a sandbox after a quiet time holds the kernel's
+// control group lock for as long as it takes all processors to notice, some 7 ms,
+// and whoever starts, freezes or ends a process in a group waits with it.
+const refillDelay = 50 * time.Millisecond
+
+// keepFilled makes shells ahead of need. It begins with the sweep or the first
+// Create, so that nothing it makes is swept.
 func (d *Driver) keepFilled(ctx context.Context) {
 	for {
 		select {
@@ -154,7 +167,16 @@ func (d *Driver) keepFilled(ctx context.Context) {
 		case <-d.refill:
 		}
 		for len(d.pool) < cap(d.pool) && ctx.Err() == nil {
-			s, err := d.newShell(ctx)
+			if len(d.pool) > 0 {
+				select {
+				case <-ctx.Done():
+					return
+				case <-d.refill: // another start: wait again
+					continue
+				case <-time.After(refillDelay):
+				}
+			}
+			s, err := d.newShell(ctx, pooledChildren)
 			if err != nil {
 				d.log.Warn("could not make a sandbox ahead", "error", err)
 				break
@@ -185,7 +207,7 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	case s = <-d.pool:
 	default:
 		var err error
-		if s, err = d.newShell(ctx); err != nil {
+		if s, err = d.newShell(ctx, 1); err != nil {
 			return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 		}
 	}

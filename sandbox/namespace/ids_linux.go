@@ -29,7 +29,7 @@ type ids struct {
 
 	mu   sync.Mutex
 	next int
-	used map[int]bool
+	used map[int]int // how many sandboxes have it
 	made int
 }
 
@@ -50,7 +50,7 @@ func newIDs(hostID, nonce, uidMap string) (*ids, error) {
 			continue
 		}
 		if inside <= base && base+idsBlock <= inside+count {
-			return &ids{root: base, first: base + 1, count: idsBlock - 1, nonce: nonce, used: map[int]bool{}}, nil
+			return &ids{root: base, first: base + 1, count: idsBlock - 1, nonce: nonce, used: map[int]int{}}, nil
 		}
 		if count > best {
 			best, low, high = count, inside, inside+count
@@ -61,7 +61,7 @@ func newIDs(hostID, nonce, uidMap string) (*ids, error) {
 	if n < 16 {
 		return nil, fmt.Errorf("only %d user ids are mapped here (/proc/self/uid_map): sandboxes need one each", best)
 	}
-	return &ids{root: high - n, first: high - n + 1, count: n - 1, nonce: nonce, used: map[int]bool{}}, nil
+	return &ids{root: high - n, first: high - n + 1, count: n - 1, nonce: nonce, used: map[int]int{}}, nil
 }
 
 // take returns an unused uid, the one unused for longest, and a name that no
@@ -71,20 +71,22 @@ func (i *ids) take() (int, string) {
 	defer i.mu.Unlock()
 	i.made++
 	name := i.nonce + "-" + strconv.Itoa(i.made)
-	for range i.count {
+	for {
 		id := i.first + i.next
 		i.next = (i.next + 1) % i.count
-		if !i.used[id] {
-			i.used[id] = true
+		// With more sandboxes than ids they are shared, which couples no more than
+		// the kernel's limits by uid.
+		if i.used[id] == 0 || len(i.used) >= i.count {
+			i.used[id]++
 			return id, name
 		}
 	}
-	// More sandboxes than ids: share, which only couples kernel limits.
-	return i.first + i.made%i.count, name
 }
 
 func (i *ids) give(id int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	delete(i.used, id)
+	if i.used[id]--; i.used[id] <= 0 {
+		delete(i.used, id)
+	}
 }

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if probe := os.Getenv(sandboxtest.DaemonVariable); probe != "" {
-		d, err := New(context.Background(), Config{ID: os.Getenv("DAEMON_ID")})
+		d, err := New(context.Background(), Config{ID: os.Getenv("DAEMON_ID"), v1only: os.Getenv("DAEMON_V1") != ""})
 		if err == nil {
 			err = sandboxtest.Daemon(d, probe)
 		}
@@ -92,11 +95,33 @@ func TestSandbox(t *testing.T) {
 	})
 }
 
-// networks counts the network namespaces the host's processes and this one's
-// descriptors hold.
+// TestSandboxV1 is the suite on the v1 hierarchies alone.
+func TestSandboxV1(t *testing.T) {
+	sandboxtest.RequireRoot(t)
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if findHierarchy(string(info), "x").v1["memory"] == "" {
+		t.Skip("this host has no v1 memory controller")
+	}
+	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { return open(t, Config{v1only: true, Pool: -1}) }, sandboxtest.Options{
+		Isolates: true, Limits: true, Freezes: true, Parallel: 40,
+	})
+}
+
+// networks counts the network namespaces that this process's threads, descriptors
+// and children hold; what others on the host do is no concern.
 func networks(t testing.TB) int {
 	seen := map[string]bool{}
-	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	links, _ := filepath.Glob("/proc/self/task/*/ns/net")
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, l := range lists {
+		b, _ := os.ReadFile(l)
+		for _, pid := range strings.Fields(string(b)) {
+			links = append(links, "/proc/"+pid+"/ns/net")
+		}
+	}
 	fds, _ := filepath.Glob("/proc/self/fd/*")
 	for _, l := range append(links, fds...) {
 		if to, err := os.Readlink(l); err == nil && strings.HasPrefix(to, "net:") {
@@ -107,14 +132,27 @@ func networks(t testing.TB) int {
 }
 
 func TestDaemonKilled(t *testing.T) {
+	t.Run("v2 freezer", func(t *testing.T) { daemonKilled(t, false) })
+	t.Run("v1 freezer", func(t *testing.T) { daemonKilled(t, true) })
+}
+
+func daemonKilled(t *testing.T, v1only bool) {
 	sandboxtest.RequireRoot(t)
-	id := testID("k")
-	alive := sandboxtest.KillDaemon(t, time.Second, "DAEMON_ID="+id)
 	info, _ := os.ReadFile("/proc/self/mountinfo")
-	if findHierarchy(string(info), "x").v2 != "" && len(alive) > 0 {
+	h := findHierarchy(string(info), "x")
+	if v1only && h.v1["freezer"] == "" || !v1only && h.v2 == "" {
+		t.Skip("not on this host")
+	}
+	id, limit := testID("k"), time.Second
+	env := []string{"DAEMON_ID=" + id}
+	if v1only {
+		env, limit = append(env, "DAEMON_V1=1"), 100*time.Millisecond
+	}
+	alive := sandboxtest.KillDaemon(t, limit, env...)
+	if !v1only && len(alive) > 0 {
 		t.Errorf("alive one second after the daemon: %v", alive)
 	}
-	d, err := New(context.Background(), Config{ID: id})
+	d, err := New(context.Background(), Config{ID: id, v1only: v1only})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,4 +165,105 @@ func TestDaemonKilled(t *testing.T) {
 	if left := groupsLeft(t, id); len(left) > 0 {
 		t.Errorf("left after Sweep: %v", left)
 	}
+	for _, pid := range alive {
+		if err := syscall.Kill(pid, 0); err == nil {
+			t.Errorf("process %d survived the sweep", pid)
+		}
+	}
 }
+
+// TestPython: the host's interpreter, from wherever it is, at /var/lang.
+func TestPython(t *testing.T) {
+	sandboxtest.RequireRoot(t)
+	out, err := exec.Command("python3", "-c", "import sys; print(sys.base_prefix)").Output()
+	if err != nil {
+		t.Skip("no python3 on this host")
+	}
+	prefix := strings.TrimSpace(string(out))
+	d := open(t, Config{})
+	spec := sandbox.Spec{ID: "python", TmpBytes: 64 << 20, MemoryBytes: 256 << 20}
+	program := prefix + "/bin/python3"
+	env := []string{"PATH=/usr/bin:/bin"}
+	if prefix != "/usr" {
+		spec.Mounts = []sandbox.Mount{{Target: "/var/lang", Sources: []string{prefix}}}
+		program = "/var/lang/bin/python3"
+		env = append(env, "LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/task:/opt/lib")
+	}
+	b, err := d.Create(context.Background(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Destroy(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	const script = `
+import ssl, hashlib, json, http.client, socket, threading, subprocess, sqlite3, tempfile, os, multiprocessing.pool
+assert socket.gethostbyname("localhost") == "127.0.0.1"
+assert socket.gethostbyname("sandbox.localdomain") == socket.gethostbyname("sandbox") == "127.0.0.1"
+assert socket.gethostname() == "sandbox"
+assert len(ssl.create_default_context().get_ca_certs()) > 0
+r = []
+t = [threading.Thread(target=lambda: r.append(hashlib.sha256(b"x").hexdigest())) for _ in range(8)]
+[x.start() for x in t]; [x.join() for x in t]
+assert len(r) == 8
+assert subprocess.run(["/bin/sh", "-c", "echo hi"], capture_output=True).stdout == b"hi\n"
+assert os.getuid() == 993
+open(tempfile.mkstemp()[1], "w").write("x")
+print("fine")
+`
+	var stdout, stderr bytes.Buffer
+	p, err := b.Start(context.Background(), sandbox.Command{Party: "runtime", Path: program, Args: []string{program, "-c", script}, Env: env, Stdout: &stdout, Stderr: &stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.Drained()
+	<-p.Done()
+	if stdout.String() != "fine\n" {
+		t.Errorf("%v %s%s", p.Exit(), &stdout, &stderr)
+	}
+}
+
+// TestHostPrograms: what the machine has runs under the filter, threads included.
+func TestHostPrograms(t *testing.T) {
+	sandboxtest.RequireRoot(t)
+	d := open(t, Config{})
+	b, err := d.Create(context.Background(), sandbox.Spec{ID: "host", TmpBytes: 64 << 20, MemoryBytes: 1 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Destroy(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, c := range [][]string{
+		{"/usr/bin/node", "-e", "require('dns').lookup('sandbox', (e, a) => { const w = new (require('worker_threads').Worker)('process.stdout.write(\"\")', {eval: true}); w.on('exit', () => console.log('fine', e, a)) })"},
+		{"/usr/bin/java", "-Xmx256m", "-version"},
+		{"/usr/bin/perl", "-e", "print 'fine'"},
+		{"/bin/bash", "-c", "ls -la / | awk '{print $1}' > /tmp/x && curl --version > /dev/null; echo fine"},
+	} {
+		if _, err := os.Stat(c[0]); err != nil {
+			t.Logf("no %s here", c[0])
+			continue
+		}
+		var out bytes.Buffer
+		var lock sync.Mutex
+		w := writerFunc(func(p []byte) (int, error) { lock.Lock(); defer lock.Unlock(); return out.Write(p) })
+		p, err := b.Start(context.Background(), sandbox.Command{Party: "runtime", Path: c[0], Args: c, Env: []string{"PATH=/usr/bin:/bin"}, Dir: "/tmp", Stdout: w, Stderr: w})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		<-p.Done()
+		<-p.Drained()
+		if p.Exit() != (sandbox.Exit{}) || !strings.Contains(out.String(), "fine") && !strings.Contains(out.String(), "version") {
+			t.Errorf("%s: %v %s", c[0], p.Exit(), &out)
+		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

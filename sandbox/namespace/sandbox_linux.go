@@ -30,6 +30,7 @@ type box struct {
 	meter meter
 
 	freezing sync.Mutex // one change of the freezer at a time
+	founding sync.Mutex // one new party at a time; before mu
 
 	mu      sync.Mutex
 	parties map[string]*party
@@ -92,8 +93,8 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 	if _, err := s.link.run(p); err != nil {
 		return nil, err
 	}
-	// Of our own: the init, and a waiting child while it waits.
-	if err := s.group.limit(spec.MemoryBytes, spec.MaxProcesses, 2); err != nil {
+	// Of our own: the init and the children that wait.
+	if err := s.group.limit(spec.MemoryBytes, spec.MaxProcesses, 1+len(s.ready)); err != nil {
 		return nil, err
 	}
 	b.meter.start(s.group)
@@ -146,9 +147,26 @@ func (b *box) Freeze(ctx context.Context) error {
 	defer b.Leave()
 	b.freezing.Lock()
 	defer b.freezing.Unlock()
+	if err := b.letGo(ctx); err != nil {
+		return err
+	}
 	err := b.shell.group.setFrozen(ctx, true)
 	b.setFrozen(true)
 	return err
+}
+
+// letGo ends the waiting children that nobody took.
+func (b *box) letGo(ctx context.Context) error {
+	b.mu.Lock()
+	unused := b.shell.ready
+	b.shell.ready = nil
+	b.mu.Unlock()
+	for _, w := range unused {
+		if err := b.shell.letGo(ctx, w); err != nil {
+			return fmt.Errorf("end a waiting process in sandbox %s: %w", b.spec.ID, err)
+		}
+	}
+	return nil
 }
 
 // Thaw lets them go on.
@@ -205,6 +223,14 @@ func (b *box) waiter(name string) (*waiting, error) {
 			return w, nil
 		}
 	}
+	b.mu.Unlock()
+	if party != nil {
+		return b.shell.forkInto(party)
+	}
+	b.founding.Lock()
+	defer b.founding.Unlock()
+	b.mu.Lock()
+	party = b.parties[name] // founded by another Start meanwhile?
 	b.mu.Unlock()
 	if party != nil {
 		return b.shell.forkInto(party)
@@ -334,6 +360,9 @@ func (b *box) Reset(ctx context.Context) error {
 	case err = <-done:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = b.letGo(ctx) // killed with the rest
 	}
 	if err != nil {
 		return fmt.Errorf("reset sandbox %s: %w", b.spec.ID, err)

@@ -50,8 +50,13 @@ type waiting struct {
 	child *child
 }
 
-// newShell makes a shell with one waiting child.
-func (d *Driver) newShell(ctx context.Context) (_ *shell, err error) {
+// pooledChildren is how many children wait in a shell made ahead: for the runtime
+// and two extensions. Joining groups is what costs most when it has to be done at
+// once. Those nobody took by the first freeze are let go.
+const pooledChildren = 3
+
+// newShell makes a shell with this many waiting children.
+func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err error) {
 	s := &shell{d: d, netns: -1, children: map[int]*child{}}
 	s.user, s.name = d.ids.take()
 	defer func() {
@@ -90,11 +95,13 @@ func (d *Driver) newShell(ctx context.Context) (_ *shell, err error) {
 	if err := s.furnish(); err != nil {
 		return nil, fmt.Errorf("furnish a sandbox: %w", err)
 	}
-	w, err := s.fork("")
-	if err != nil {
-		return nil, err
+	for range children {
+		w, err := s.fork("")
+		if err != nil {
+			return nil, err
+		}
+		s.ready = append(s.ready, w)
 	}
-	s.ready = append(s.ready, w)
 	return s, nil
 }
 
@@ -115,7 +122,7 @@ func (s *shell) furnish() error {
 	proc := p.str("proc")
 	p.call("mount proc", unix.SYS_MOUNT, proc, p.str("/proc"), proc, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, 0)
 	null := p.str("/dev/null")
-	for _, name := range masked() {
+	for _, name := range s.d.template.masked {
 		p.try("mask "+name, unix.SYS_MOUNT, null, p.str("/proc/"+name), none, unix.MS_BIND, 0)
 	}
 	p.drop()
@@ -237,6 +244,19 @@ func (s *shell) ended(pid int, status syscall.WaitStatus) {
 	close(c.done)
 }
 
+// letGo ends a waiting child and removes its groups.
+func (s *shell) letGo(ctx context.Context, w *waiting) error {
+	w.conn.Close()
+	select {
+	case <-w.child.done:
+	case <-s.link.done: // the init is gone, and the child with it
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	w.party.close()
+	return s.group.removeParty(ctx, w.party)
+}
+
 // destroy ends everything in the shell and removes what it had on the host.
 func (s *shell) destroy(ctx context.Context) error {
 	var errs []error
@@ -301,9 +321,7 @@ func (s *shell) end(ctx context.Context) error {
 		return err
 	}
 	_ = kill()
-	if s.group.h.v2 == "" && s.group.freeze.fd >= 0 {
-		_ = s.group.freeze.write("THAWED") // the v1 freezer holds the dying, too
-	}
+	s.group.thawForGood()
 	stop := context.AfterFunc(ctx, func() { _ = s.pidfd.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	raw, err := s.pidfd.SyscallConn()

@@ -28,6 +28,7 @@ const (
 type template struct {
 	root   int // detached writable mount of the root's tmpfs, for mount points made later
 	mounts []placed
+	masked []string // files of proc
 
 	mu     sync.Mutex
 	points map[string]bool // mount points that exist
@@ -81,15 +82,27 @@ func mountPoints() []string {
 	return []string{"var/task", "var/runtime", "var/lang", "opt", "tmp", "proc"}
 }
 
-// masked are files of proc that tell about the host or its keys.
+// masked are the files of proc that tell about the host or its keys and that
+// everybody may read; the others are the host's root's alone.
 func masked() []string {
+	var list []string
+	for _, name := range hostFiles() {
+		if info, err := os.Stat("/proc/" + name); err == nil && info.Mode().Perm()&0o004 != 0 {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// hostFiles are the candidates: not every kernel has each of them.
+func hostFiles() []string {
 	return []string{"kcore", "keys", "key-users", "kallsyms", "timer_list", "sched_debug", "latency_stats", "interrupts", "softirqs",
 		"config.gz", "cmdline", "sysrq-trigger", "diskstats", "partitions", "modules", "slabinfo", "vmallocinfo", "zoneinfo", "buddyinfo", "pagetypeinfo", "iomem", "ioports"}
 }
 
 // newTemplate builds the template as detached mounts.
 func newTemplate() (*template, error) {
-	t := &template{points: map[string]bool{}, root: -1}
+	t := &template{points: map[string]bool{}, root: -1, masked: masked()}
 	err := t.build()
 	if err != nil {
 		t.close()

@@ -34,22 +34,17 @@ import (
 // others of a party mostly map the same libraries. They are charged to whoever
 // read them first, often the daemon, and so cannot be read from a group.
 //
-// When the peak charge has not moved and is within a quarter MiB of what is
-// known already, only the mapped pages can have changed.
-
 // A meter keeps what is known about a sandbox's use between two readings.
 type meter struct {
-	mu       sync.Mutex
-	total    peak
-	parties  map[*party]*peak
-	cpuBase  int64
-	oomBase  int64
-	oomKnown map[*party]int64
+	mu      sync.Mutex
+	total   peak
+	parties map[*party]*peak
+	cpuBase int64
+	oomBase int64
 }
 
 // A peak is the running maximum of one group.
 type peak struct {
-	raw  int64 // the kernel's peak charge when last read
 	base int64 // the kernel's peak charge at a reset it could not follow
 	own  int64 // anonymous, shared and kernel memory
 	all  int64 // with mapped file pages
@@ -177,7 +172,6 @@ func (p *peak) read(m memoryFiles, unified bool, mapped, freed int64) int64 {
 		own = max(own, raw-cache)
 	}
 	own = max(min(own, raw), now)
-	p.raw = raw
 	p.own = max(p.own, own)
 	p.all = max(p.all, p.own+mapped)
 	return now

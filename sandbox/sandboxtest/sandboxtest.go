@@ -899,9 +899,8 @@ func testCPU(t *testing.T, s *suite) {
 	if err := b.SetCPU(0); err != nil {
 		t.Fatal(err)
 	}
-	if got := used(300 * time.Millisecond); got < 0.2 {
-		t.Errorf("used %.2f cores without a limit", got)
-	}
+	// The host may be busy: more than the limit allowed, at some time, is proof.
+	await(t, "more than the limit without one", func() bool { return used(300*time.Millisecond) > 0.16 })
 }
 
 // testThrottled: a busy loop under the smallest share is gone within 250 ms.

@@ -1,0 +1,77 @@
+//go:build amd64 || arm64
+
+package namespace
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/lambdad/lambdad/sandbox"
+)
+
+// promise tries on a shell what a sandbox is expected to do. What New insists on
+// is kept, or there would be no driver.
+func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
+	var list []sandbox.Promise
+	add := func(name string, err error, cure string) {
+		p := sandbox.Promise{Name: name, Kept: err == nil}
+		if err != nil {
+			p.Why, p.Cure = err.Error(), cure
+		}
+		list = append(list, p)
+	}
+	for _, name := range []string{"private file system", "private network", "unprivileged user", "allowed system calls only", "private /tmp", "every process ends"} {
+		add(name, nil, "")
+	}
+	const cure = "mount the cgroup controllers and make them writable (cgroup v2, or v1 with memory, pids, cpu, cpuacct)"
+	missing := func(c string) error {
+		if d.cgroups.unified || d.cgroups.v1[c] != "" {
+			return nil
+		}
+		return errMissing("no " + c + " controller: " + d.cgroups.kind())
+	}
+	try := func(c string, f func() error) {
+		err := missing(c)
+		if err == nil {
+			err = f()
+		}
+		name := map[string]string{"memory": "memory limit", "pids": "process limit", "cpu": "CPU limit"}[c]
+		add(name, err, cure)
+	}
+	try("memory", func() error { return s.group.limit(64<<20, 64, 0) })
+	try("pids", func() error { return s.group.limit(0, 64, 0) })
+	try("cpu", func() error {
+		if s.group.quota.fd < 0 {
+			return errMissing("the kernel has no processor quota (CONFIG_CFS_BANDWIDTH)")
+		}
+		if err := s.group.setCPU(0.5); err != nil {
+			return err
+		}
+		return s.group.setCPU(0)
+	})
+	freeze := s.group.setFrozen(ctx, true)
+	if freeze == nil {
+		freeze = s.group.setFrozen(ctx, false)
+	}
+	add("freezing", freeze, cure)
+	var survive error
+	if d.cgroups.v2 == "" && d.cgroups.v1["freezer"] != "" {
+		survive = errMissing("the v1 freezer keeps what it has frozen alive until the next start sweeps it")
+	}
+	add("nothing outlives a killed daemon", survive, "mount a cgroup v2 hierarchy (mount -t cgroup2 none /sys/fs/cgroup/unified)")
+	var peak error
+	if err := missing("memory"); err != nil {
+		peak = err
+	} else if s.group.mem.peak.fd < 0 {
+		peak = errMissing("this kernel has no memory.peak: short peaks between two readings are missed")
+	}
+	add("true peak memory", peak, "Linux 5.19 or later")
+	add("/tmp outside the memory limit", errMissing("/tmp is a tmpfs of up to its size: its files count as memory"), "none yet: choose more memory for functions that fill /tmp")
+	d.log.Debug("sandboxes", "groups", d.cgroups.kind(), "first uid", strconv.Itoa(d.ids.first))
+	return list
+}
+
+// errMissing is an error known by its text.
+type errMissing string
+
+func (e errMissing) Error() string { return string(e) }
