@@ -101,6 +101,7 @@ func (b *box) Usage() (sandbox.Usage, error) {
 	for _, p := range b.parties {
 		parties = append(parties, p)
 	}
+	own := int64(1 + len(b.shell.ready)) // the init and the children that wait
 	b.mu.Unlock()
 
 	u := sandbox.Usage{Parties: make(map[string]sandbox.PartyUsage, len(parties))}
@@ -114,6 +115,9 @@ func (b *box) Usage() (sandbox.Usage, error) {
 		if !g.h.unified && p.mem.events.fd >= 0 {
 			u.OOMKills += int(oomKills(p.mem.events))
 		}
+	}
+	if n, err := g.pids.number(); g.pids.fd >= 0 && err == nil {
+		u.Processes = int(max(n-own, 0))
 	}
 	u.CPU = time.Duration(g.cpuTime(g.cpu) - m.cpuBase)
 	if g.h.unified {

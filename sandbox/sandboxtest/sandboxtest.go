@@ -748,7 +748,7 @@ func testResetDaemons(t *testing.T, s *suite) {
 func testResetBomb(t *testing.T, s *suite) {
 	b := s.create(t, func(spec *sandbox.Spec) { spec.MaxProcesses = 200 })
 	start(t, b, "runtime", "bomb")
-	await(t, "the bomb to grow", func() bool { u, err := b.Usage(); return err == nil && u.Processes > 100 })
+	await(t, "the bomb to grow", func() bool { u, err := b.Usage(); return err == nil && u.Processes > 60 })
 	if err := b.SetCPU(0.07); err != nil {
 		t.Fatal(err)
 	}

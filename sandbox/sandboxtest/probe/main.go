@@ -13,9 +13,13 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
+
+// spun gives a busy loop something to do.
+var spun atomic.Uint64
 
 func main() {
 	if len(os.Args) < 2 {
@@ -108,7 +112,8 @@ func main() {
 	case "burn": // threads that never rest
 		for range max(num(2), 1) {
 			go func() {
-				for {
+				for n := uint64(0); ; n++ {
+					spun.Store(n)
 				}
 			}()
 		}
@@ -161,9 +166,10 @@ func main() {
 		time.Sleep(time.Hour)
 	case "sockets": // pairs, both directions full
 		for range num(2) {
-			p, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK, 0)
+			p, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 			check(err)
 			for _, fd := range p {
+				check(syscall.SetNonblock(fd, true))
 				for buf := make([]byte, 32<<10); ; {
 					if _, err := syscall.Write(fd, buf); err != nil {
 						break
