@@ -101,6 +101,8 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 		// quarters of the memory and disk it sees as its limits.
 		JetStreamMaxMemory: 64 << 20,
 		JetStreamMaxStore:  1 << 60,
+		// One consumer for each watch and each prefix received from.
+		JetStreamLimits: server.JSLimitOpts{DefaultMaxConsumers: -1},
 	})
 	if err != nil {
 		return nil, err

@@ -103,6 +103,45 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
+// What has been read leaves nothing on the engine's side, which bears only so many.
+func TestReadersLeaveNothing(t *testing.T) {
+	e := open(t, t.TempDir())
+	if _, err := e.Store().Put(t.Context(), "k", nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var watches []<-chan store.Update
+	for range 20 {
+		if _, err := e.Store().List(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		ch, err := e.Store().Watch(ctx, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		watches = append(watches, ch)
+	}
+	consumers := func() int {
+		t.Helper()
+		info, err := e.store.stream.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.State.Consumers
+	}
+	if n := consumers(); n != len(watches) {
+		t.Errorf("%d consumers for %d watches", n, len(watches))
+	}
+	cancel()
+	for _, ch := range watches {
+		for range ch { // to its end
+		}
+	}
+	if n := consumers(); n != 0 {
+		t.Errorf("%d consumers are left", n)
+	}
+}
+
 // Others must not read records.
 func TestModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "records")

@@ -35,9 +35,11 @@ type Store struct {
 	stream jetstream.Stream
 	// writes is held shared by every write, and alone by a reader that has to
 	// know that it has read all.
-	writes sync.RWMutex
-	ctx    context.Context // ends all watches at Close
-	cancel context.CancelFunc
+	writes  sync.RWMutex
+	ctx     context.Context // ends all watches at Close
+	cancel  context.CancelFunc
+	mu      sync.Mutex // orders new watches and Close
+	watches sync.WaitGroup
 }
 
 func openStore(ctx context.Context, e *Engine) (*Store, error) {
@@ -66,7 +68,13 @@ func openStore(ctx context.Context, e *Engine) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) close() { s.cancel() }
+// close ends all watches and waits for them.
+func (s *Store) close() {
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.watches.Wait()
+}
 
 func subject(key string) string { return recordPrefix + "." + key }
 
@@ -261,15 +269,24 @@ func (s *Store) Watch(ctx context.Context, prefix string) (<-chan store.Update, 
 	if err := store.CheckPrefix(prefix); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	if s.ctx.Err() != nil {
+		s.mu.Unlock()
+		return nil, store.ErrClosed
+	}
+	s.watches.Add(1)
+	s.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	r, err := s.read(ctx, prefix)
 	if err != nil {
 		cancel()
+		s.watches.Done()
 		return nil, err
 	}
 	stop := context.AfterFunc(s.ctx, cancel)
 	out := make(chan store.Update, 64)
 	go func() {
+		defer s.watches.Done()
 		defer close(out)
 		defer r.stop()
 		defer cancel()
@@ -308,6 +325,7 @@ func (s *Store) Watch(ctx context.Context, prefix string) (<-chan store.Update, 
 // A reader goes through the last message of every key, then what follows.
 type reader struct {
 	s        *Store
+	consumer jetstream.Consumer
 	filters  []string
 	messages jetstream.MessagesContext
 	present  bool           // still among the present records
@@ -333,7 +351,7 @@ func (s *Store) read(ctx context.Context, prefix string) (*reader, error) {
 	if err != nil {
 		return fail(err)
 	}
-	r := &reader{s: s, filters: filters, present: true}
+	r := &reader{s: s, consumer: c, filters: filters, present: true}
 	if r.messages, err = c.Messages(); err != nil {
 		return fail(err)
 	}
@@ -346,7 +364,19 @@ func (s *Store) read(ctx context.Context, prefix string) (*reader, error) {
 	return r, nil
 }
 
-func (r *reader) stop() { r.messages.Stop() }
+// stop ends the reader. The engine would keep its side for minutes, and has a limit.
+func (r *reader) stop() {
+	r.messages.Stop()
+	if r.s.ctx.Err() != nil {
+		return // it ends with the engine
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), answerLimit)
+	defer cancel()
+	name := r.consumer.CachedInfo().Name // another than at first if it had to begin anew
+	if err := r.s.stream.DeleteConsumer(ctx, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) && r.s.ctx.Err() == nil {
+		r.s.e.cfg.Logger.Warn("cannot remove a reader of records from the engine", "err", err)
+	}
+}
 
 // next returns the next message as an update; a zero one after the present ones.
 func (r *reader) next(ctx context.Context) (store.Update, error) {
