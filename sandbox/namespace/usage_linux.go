@@ -43,11 +43,16 @@ type meter struct {
 	oomBase int64
 }
 
+// quarter is what a figure shown in MiB may be wrong by.
+const quarter = 256 << 10
+
 // A peak is the running maximum of one group.
 type peak struct {
-	base int64 // the kernel's peak charge at a reset it could not follow
-	own  int64 // anonymous, shared and kernel memory
-	all  int64 // with mapped file pages
+	raw   int64 // the kernel's peak charge when last read
+	cache int64 // file cache when last read
+	base  int64 // the kernel's peak charge at a reset it could not follow
+	own   int64 // anonymous, shared and kernel memory
+	all   int64 // with mapped file pages
 }
 
 // start begins to count.
@@ -169,7 +174,12 @@ func (p *peak) read(m memoryFiles, unified bool, mapped, freed int64) int64 {
 	if err != nil {
 		return 0
 	}
-	cache := fileCache(m.stat, unified)
+	// Reading the statistics costs more than all else. While the peak charge stands
+	// where it stood and little of it was cache, they cannot tell of a new peak.
+	if raw != p.raw || raw-p.own > quarter {
+		p.raw, p.cache = raw, fileCache(m.stat, unified)
+	}
+	cache := p.cache
 	now := max(usage-cache, 0)
 	own := now + freed
 	if raw != math.MaxInt64 && raw > p.base {
