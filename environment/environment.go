@@ -321,6 +321,7 @@ func (e *Environment) run(ctx context.Context) error {
 	}
 	for fresh := true; ctx.Err() == nil; {
 		if fresh && !e.mustStop() {
+			e.gen.hold()
 			e.enter(StateIdle)
 			if e.cfg.OnIdle != nil {
 				e.cfg.OnIdle(e)
@@ -394,7 +395,10 @@ func (e *Environment) idle(ctx context.Context, invoke func(*invocation) error) 
 // freeze stops all processes until thaw. What cannot be frozen stays awake.
 func (e *Environment) freeze(ctx context.Context) {
 	begun := time.Now()
+	e.gen.subs.Pause()
 	if err := e.freezer.Freeze(ctx); err != nil {
+		e.gen.resume()
+		e.gen.hold()
 		if ctx.Err() == nil {
 			e.log.Warn("cannot freeze the environment; its processes run on while it idles", "err", err)
 		}
@@ -433,6 +437,7 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 		fault = e.reset(ctx, "failure")
 		e.enter(StateBusy)
 	}
+	e.gen.resume()
 
 	begun := time.Now()
 	limit := time.NewTimer(timeout)
@@ -484,6 +489,11 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 		}
 		e.gen.drain(f.party)
 		done.failed(f, duration)
+	}
+	if f == nil {
+		// The report comes after the end of the invocation: extensions get it when
+		// they are at work again (telemetry-api.md section 3).
+		e.gen.hold()
 	}
 	e.report(inv, f, duration, initDuration, done.at, ended)
 	if e.gen != nil {

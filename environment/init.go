@@ -28,6 +28,7 @@ type party struct {
 // generation is the processes from one initialisation to their end.
 type generation struct {
 	api        *runtimeapi.API
+	subs       *telemetry.Subscriptions
 	address    string // of the API, inside
 	served     sync.WaitGroup
 	extensions []*party
@@ -94,9 +95,25 @@ func (g *generation) drain(p *party) {
 	}
 }
 
-// close forgets the dead.
+// hold begins no delivery of telemetry until resume: nothing is under way in an
+// environment that is idle.
+func (g *generation) hold() {
+	if g != nil {
+		g.subs.Hold()
+	}
+}
+
+// resume lets telemetry out again.
+func (g *generation) resume() {
+	if g != nil {
+		g.subs.Resume()
+	}
+}
+
+// close forgets the dead, and what they subscribed to.
 func (g *generation) close() {
 	g.api.Close()
+	g.subs.End()
 	g.served.Wait()
 	t := time.NewTimer(time.Second)
 	defer t.Stop()
@@ -119,10 +136,14 @@ func (e *Environment) begin() (*generation, error) {
 	}
 	v := e.cfg.Version
 	_, err = e.cfg.Sandbox.Stat(killSwitch)
+	subs := telemetry.NewSubscriptions(telemetry.SubscriptionsConfig{
+		Stream: e.cfg.Stream, Dial: e.cfg.Sandbox.Dial, JSON: e.format().JSON, Logger: e.log,
+	})
 	g := &generation{
+		subs: subs,
 		api: runtimeapi.New(runtimeapi.Config{
 			AccountID: v.Account, FunctionName: v.Function, FunctionVersion: v.Number, Handler: v.Handler,
-			NoExtensions: err == nil,
+			NoExtensions: err == nil, Subscriptions: subs,
 		}),
 		address: l.Addr().String(),
 		exits:   make(chan *party, lambdad.MaxExtensions+1),
@@ -185,6 +206,9 @@ func (e *Environment) init(ctx context.Context, phase string, inv *invocation, l
 	})
 	f := e.boot(ctx, inv, limit)
 	duration := time.Since(begun)
+	if e.gen != nil {
+		e.gen.subs.Close()
+	}
 	e.cfg.Stream.Forget()
 	status, errorType := telemetry.StatusSuccess, ""
 	if f != nil {

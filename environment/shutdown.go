@@ -3,6 +3,7 @@ package environment
 import (
 	"context"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -15,6 +16,7 @@ const (
 	budgetInternal = 500 * time.Millisecond
 	shareRuntime   = 300 * time.Millisecond // of the runtime, with external extensions
 	killWait       = 2 * time.Second        // for processes to go after SIGKILL
+	flushWait      = time.Second            // for telemetry, before an extension is told
 )
 
 // halt is the shutdown sequence: the runtime first, then SHUTDOWN to extensions
@@ -31,6 +33,8 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 		return
 	}
 	e.setCPU(0)
+	g.resume()
+	g.subs.Flush() // what came before the end goes out beside the runtime's last words
 	begun := time.Now()
 	defer e.cfg.Stream.EmitSpan(spanName, "", "", begun)
 
@@ -68,11 +72,33 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 	}
 
 	deadline := begun.Add(budget)
-	told := g.api.Shutdown(reason, deadline)
+	flushed := g.lastWords()
+	told := g.api.Shutdown(reason, deadline, func(name string) bool { return flushed[name] != nil })
+	var flushes sync.WaitGroup
+	defer flushes.Wait()
+	fctx, cancel := context.WithTimeout(ctx, flushWait)
+	defer cancel()
 	for _, p := range g.extensions {
-		if !p.exited && !slices.Contains(told, p.name) {
-			e.signal(p, syscall.SIGKILL)
+		if p.exited {
+			continue
 		}
+		next := func() { e.signal(p, syscall.SIGKILL) }
+		if slices.Contains(told, p.name) {
+			next = func() { g.api.Tell(p.name) }
+		}
+		if flushed[p.name] == nil {
+			next()
+			continue
+		}
+		// Each waits for its own telemetry only.
+		flushes.Go(func() {
+			select {
+			case <-flushed[p.name]:
+			case <-p.proc.Done():
+			case <-fctx.Done():
+			}
+			next()
+		})
 	}
 	all := func(*party) bool { return true }
 	if len(told) > 0 && !e.awaitExits(ctx, g, deadline, func(p *party) bool { return slices.Contains(told, p.name) }) && ctx.Err() == nil {
@@ -87,6 +113,16 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 	if !e.awaitExits(ctx, g, time.Now().Add(killWait), all) && ctx.Err() == nil {
 		e.log.Warn("processes did not end on SIGKILL in time; the sandbox ends them", "limit", killWait)
 	}
+}
+
+// lastWords sends what the runtime said up to its end to who subscribed to it; see
+// Subscriptions.Flush.
+func (g *generation) lastWords() map[string]<-chan struct{} {
+	if g.subs.Flush() == nil {
+		return nil
+	}
+	g.drain(g.runtime)
+	return g.subs.Flush()
 }
 
 func (e *Environment) signal(p *party, sig syscall.Signal) {

@@ -101,10 +101,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		switch strings.TrimSuffix(path, "/") {
 		case "/2022-07-01/telemetry":
-			a.serveUnsubscribed(w, r, "Telemetry.NotSupported", "Telemetry API is not supported")
+			a.serveSubscribe(w, r, false)
 			return
 		case "/2020-08-15/logs":
-			a.serveUnsubscribed(w, r, "Logs.NotSupported", "Logs API is not supported")
+			a.serveSubscribe(w, r, true)
 			return
 		}
 	}
@@ -410,24 +410,6 @@ func (a *API) serveReport(w http.ResponseWriter, r *http.Request, exit bool) {
 		return
 	}
 	accepted(w)
-}
-
-// serveUnsubscribed refuses a subscription that nothing would come of: honest
-// clients go on without it, and none waits for records.
-func (a *API) serveUnsubscribed(w http.ResponseWriter, r *http.Request, errorType, message string) {
-	if !method(w, r, http.MethodPut) {
-		return
-	}
-	id, no := checkIdentifier(r.Header.Get("Lambda-Extension-Identifier"))
-	if no == nil {
-		a.mu.Lock()
-		_, no = a.identified(id, "Unknown extension "+id)
-		a.mu.Unlock()
-	}
-	if no == nil {
-		no = &refusal{http.StatusNotImplemented, errorType, message}
-	}
-	no.send(w)
 }
 
 var (

@@ -1,6 +1,8 @@
 // Package runtimeapi is the HTTP side of an execution environment: the Runtime
 // API 2018-06-01 and the Extensions API 2020-01-01, with the state machines that
-// decide what a call means (spec: runtime-api.md, extensions-api.md).
+// decide what a call means, and the subscriptions of the Telemetry API 2022-07-01
+// and the Logs API 2020-08-15 (spec: runtime-api.md, extensions-api.md,
+// telemetry-api.md).
 //
 // An API serves one generation of processes: it is made before their start, and
 // Close ends it when they are killed. The next generation gets another API on
@@ -27,6 +29,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/telemetry"
 )
 
 // States of a runtime and of extensions, in the words of the errors they lead to.
@@ -61,6 +64,8 @@ type Config struct {
 	// NoExtensions answers 404 on every route of the Extensions and Telemetry
 	// APIs: the environment's kill switch.
 	NoExtensions bool
+	// Subscriptions are those of the generation; nil refuses all.
+	Subscriptions *telemetry.Subscriptions
 }
 
 // An Invocation is one event for the runtime and the extensions that want it.
@@ -145,6 +150,7 @@ type extension struct {
 	waiting   chan struct{} // closed when pending was set; nil when no call waits
 	pending   *event        // not yet delivered
 	told      bool          // of the shutdown
+	later     bool          // it is not to be told of it yet
 }
 
 type event struct {
@@ -305,9 +311,9 @@ func (a *API) End() {
 }
 
 // Shutdown gives the SHUTDOWN event to every live extension of its own process
-// that subscribed to it: now, or when it asks for its next event. It returns
-// their names.
-func (a *API) Shutdown(reason string, deadline time.Time) []string {
+// that subscribed to it: now, or when it asks for its next event, and to those
+// that later names not before Tell. It returns their names.
+func (a *API) Shutdown(reason string, deadline time.Time, later func(name string) bool) []string {
 	body := []byte(`{"eventType":"SHUTDOWN","shutdownReason":"` + reason + `","deadlineMs":` + strconv.FormatInt(deadline.UnixMilli(), 10) + `}`)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -318,16 +324,33 @@ func (a *API) Shutdown(reason string, deadline time.Time) []string {
 			continue
 		}
 		switch x.state {
-		case Ready:
-			x.told = true
-			x.give(a.shutdown)
-		case Registered, Running:
+		case Ready, Registered, Running:
 		default:
 			continue
 		}
 		names = append(names, x.name)
+		x.later = later != nil && later(x.name)
+		a.tell(x)
 	}
 	return names
+}
+
+// Tell lets an extension have the SHUTDOWN event that Shutdown kept for later.
+func (a *API) Tell(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if x := a.named(name); x != nil {
+		x.later = false
+		a.tell(x)
+	}
+}
+
+// tell gives the SHUTDOWN event to an extension that asks for an event.
+func (a *API) tell(x *extension) {
+	if x.state == Ready && a.shutdown != nil && x.stop && !x.told && !x.later {
+		x.told = true
+		x.give(a.shutdown)
+	}
 }
 
 // Exited records the end of an extension's process.
@@ -583,10 +606,7 @@ func (a *API) eventNext(id string, disconnected <-chan struct{}) (*extension, *e
 		a.mu.Unlock()
 		return nil, nil, no
 	}
-	if x.state == Ready && a.shutdown != nil && x.stop && !x.told {
-		x.told = true
-		x.give(a.shutdown)
-	}
+	a.tell(x)
 	if x.state == Running {
 		ev := x.pending
 		x.pending = nil

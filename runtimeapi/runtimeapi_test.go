@@ -249,7 +249,7 @@ func TestExtensionStates(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 		c.api.End()
-		if names := c.api.Shutdown("spindown", time.UnixMilli(1596485690000)); fmt.Sprint(names) != "[ext]" {
+		if names := c.api.Shutdown("spindown", time.UnixMilli(1596485690000), nil); fmt.Sprint(names) != "[ext]" {
 			t.Error(names)
 		}
 		r, over = wait()
@@ -661,7 +661,7 @@ func fuzzed(t *testing.T, input []byte) {
 			conn.Write(input)
 		}()
 		time.Sleep(time.Minute) // everything that can happen has
-		c.api.Shutdown("spindown", time.Now())
+		c.api.Shutdown("spindown", time.Now(), nil)
 		c.api.Progress()
 		time.Sleep(time.Second)
 		conn.Close()

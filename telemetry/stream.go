@@ -26,7 +26,7 @@ type Stream struct {
 	keep    bool
 	history []Event
 	bytes   int
-	dropped LogsDropped
+	dropped map[string]LogsDropped // from history, by type
 }
 
 // NewStream makes a stream that hands its events to sinks.
@@ -47,8 +47,13 @@ func (s *Stream) Emit(e Event) {
 			s.history = append(s.history, e)
 			s.bytes += n
 		} else {
-			s.dropped.Records++
-			s.dropped.Bytes += int64(n)
+			if s.dropped == nil {
+				s.dropped = map[string]LogsDropped{}
+			}
+			d := s.dropped[e.Type]
+			d.Records++
+			d.Bytes += int64(n)
+			s.dropped[e.Type] = d
 		}
 	}
 	for _, k := range s.sinks {
@@ -61,19 +66,20 @@ func (s *Stream) Emit(e Event) {
 func (s *Stream) Remember() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keep, s.history, s.bytes, s.dropped = true, nil, 0, LogsDropped{}
+	s.keep, s.history, s.bytes, s.dropped = true, nil, 0, nil
 }
 
 // Forget drops what Remember kept: the window for late readers has closed.
 func (s *Stream) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keep, s.history, s.bytes = false, nil, 0
+	s.keep, s.history, s.bytes, s.dropped = false, nil, 0, nil
 }
 
 // Attach adds a sink. With replay it first gets what Remember kept, and a
 // LogsDropped record when that was not everything; nothing is missed or comes
-// twice between the two.
+// twice between the two. A sink with a method Wants(type of event) bool is told
+// only of drops it wanted.
 func (s *Stream) Attach(k Sink, replay bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,10 +87,19 @@ func (s *Stream) Attach(k Sink, replay bool) {
 		for _, e := range s.history {
 			k.Take(e)
 		}
-		if s.dropped.Records > 0 {
-			d := s.dropped
-			d.Reason = DropReason
-			k.Take(Event{Time: time.Now(), Type: TypeLogsDropped, Record: d})
+		wants := func(string) bool { return true }
+		if w, ok := k.(interface{ Wants(string) bool }); ok {
+			wants = w.Wants
+		}
+		all := LogsDropped{Reason: DropReason}
+		for typ, d := range s.dropped {
+			if wants(typ) {
+				all.Records += d.Records
+				all.Bytes += d.Bytes
+			}
+		}
+		if all.Records > 0 {
+			k.Take(Event{Time: time.Now(), Type: TypeLogsDropped, Record: all})
 		}
 	}
 	s.sinks = append(slices.Clip(s.sinks), k)
