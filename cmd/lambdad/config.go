@@ -54,7 +54,7 @@ func defaults() Config {
 		Isolation:   "auto",
 		LogLevel:    "info",
 		IdleTimeout: duration{5 * time.Minute},
-		FreezeDelay: duration{0},
+		FreezeDelay: duration{2 * time.Millisecond},
 		WaitLimit:   duration{10 * time.Second},
 		DrainLimit:  duration{30 * time.Second},
 		Starts:      2 * runtime.NumCPU(),

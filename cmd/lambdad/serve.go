@@ -76,7 +76,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	engine, err := nats.Open(ctx, nats.Config{Dir: dir.Records(), Logger: log})
+	engine, err := nats.Open(ctx, nats.Config{Dir: dir.Records(), Reserve: int64(cfg.DiskReserve) << 20, Logger: log})
 	if err != nil {
 		return err
 	}
