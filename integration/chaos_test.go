@@ -1,3 +1,5 @@
+// Package integration_test runs the real binary as its users do: whole lives of a
+// server under load, under kill -9 and beside others.
 package integration_test
 
 import (
@@ -17,6 +19,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/lambdad/lambdad/integration/harness"
 )
 
 // A book is what the server has acknowledged: function name to description. An
@@ -27,6 +31,8 @@ type book struct {
 	maybe map[string]bool   // an operation on it was in flight when the server died
 }
 
+func TestMain(m *testing.M) { harness.Main(m) }
+
 // inFlight counts operations by kind that have no answer yet.
 type inFlight struct{ create, update, remove, cold, frozen, shutting atomic.Int64 }
 
@@ -35,24 +41,24 @@ type inFlight struct{ create, update, remove, cold, frozen, shutting atomic.Int6
 // restart, a first invocation works, nothing survives the server by a second, and
 // nothing is left after the next start.
 func TestKill(t *testing.T) {
-	needRoot(t)
+	harness.NeedRoot(t)
 	const kills = 50
 	dataDir := t.TempDir()
 	b := &book{known: map[string]string{}, maybe: map[string]bool{}}
 	seen := map[string]int{}
 	for round := range kills {
-		s := startServer(t, dataDir, "--idle-timeout", "150ms", "--log-level", "error")
+		s := harness.Start(t, dataDir, "--idle-timeout", "150ms", "--log-level", "error")
 		b.check(t, s, round)
 		if round == 0 {
 			for i := range 4 {
 				name := fmt.Sprintf("steady%d", i)
-				if err := s.create(t.Context(), name, nil); err != nil {
+				if err := s.Create(t.Context(), name, nil); err != nil {
 					t.Fatal(err)
 				}
 				b.known[name] = ""
 			}
 		}
-		if _, err := s.invoke(t.Context(), "steady0", `{}`); err != nil {
+		if _, err := s.Invoke(t.Context(), "steady0", `{}`); err != nil {
 			t.Fatalf("round %d: the first invocation after a restart: %v", round, err)
 		}
 		for what, n := range b.work(t, s, round) {
@@ -61,9 +67,9 @@ func TestKill(t *testing.T) {
 			}
 		}
 		deadline := time.Now().Add(time.Second)
-		for len(processStates(t, "lambdad-"+s.id)) > 0 {
+		for len(harness.ProcessStates(t, "lambdad-"+s.ID)) > 0 {
 			if time.Now().After(deadline) {
-				t.Fatalf("round %d: processes survived the server by a second: %v", round, processStates(t, "lambdad-"+s.id))
+				t.Fatalf("round %d: processes survived the server by a second: %v", round, harness.ProcessStates(t, "lambdad-"+s.ID))
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -77,20 +83,20 @@ func TestKill(t *testing.T) {
 			t.Errorf("no kill hit a %s", what)
 		}
 	}
-	s := startServer(t, dataDir)
+	s := harness.Start(t, dataDir)
 	b.check(t, s, kills)
-	s.stop()
-	if left := processStates(t, "lambdad-"+s.id); len(left) > 0 {
+	s.Stop()
+	if left := harness.ProcessStates(t, "lambdad-"+s.ID); len(left) > 0 {
 		t.Errorf("processes after a clean stop: %v", left)
 	}
-	leftOnHost(t, s.id)
+	harness.LeftOnHost(t, s.ID)
 }
 
 // check compares the server's functions with the book.
-func (b *book) check(t *testing.T, s *server, round int) {
+func (b *book) check(t *testing.T, s *harness.Server, round int) {
 	t.Helper()
 	have := map[string]string{}
-	pages := lambda.NewListFunctionsPaginator(s.client, &lambda.ListFunctionsInput{})
+	pages := lambda.NewListFunctionsPaginator(s.Client, &lambda.ListFunctionsInput{})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(t.Context())
 		if err != nil {
@@ -121,7 +127,7 @@ func (b *book) check(t *testing.T, s *server, round int) {
 
 // work runs clients against the server, kills it in the middle and says what was
 // in flight.
-func (b *book) work(t *testing.T, s *server, round int) map[string]int64 {
+func (b *book) work(t *testing.T, s *harness.Server, round int) map[string]int64 {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var flying inFlight
@@ -141,11 +147,11 @@ func (b *book) work(t *testing.T, s *server, round int) map[string]int64 {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	zip := zipOf(t, "bootstrap", script)
+	zip := harness.ZipOf(t, "bootstrap", script)
 	loop(func(i int) {
 		name := fmt.Sprintf("f%d-%d", round, i)
 		b.change(&flying.create, name, fmt.Sprint("made in round ", round), func() error {
-			_, err := s.client.CreateFunction(ctx, &lambda.CreateFunctionInput{
+			_, err := s.Client.CreateFunction(ctx, &lambda.CreateFunctionInput{
 				FunctionName: aws.String(name), Runtime: types.RuntimeProvidedal2023, Handler: aws.String("bootstrap"),
 				Role: aws.String("arn:aws:iam::000000000000:role/test"), Code: &types.FunctionCode{ZipFile: zip},
 				Description: aws.String(fmt.Sprint("made in round ", round)),
@@ -156,7 +162,7 @@ func (b *book) work(t *testing.T, s *server, round int) map[string]int64 {
 	loop(func(i int) {
 		name := fmt.Sprintf("steady%d", i%4)
 		b.change(&flying.update, name, fmt.Sprint("update ", round, ".", i), func() error {
-			_, err := s.client.UpdateFunctionConfiguration(ctx, &lambda.UpdateFunctionConfigurationInput{
+			_, err := s.Client.UpdateFunctionConfiguration(ctx, &lambda.UpdateFunctionConfigurationInput{
 				FunctionName: aws.String(name), Description: aws.String(fmt.Sprint("update ", round, ".", i))})
 			return err
 		})
@@ -172,20 +178,20 @@ func (b *book) work(t *testing.T, s *server, round int) map[string]int64 {
 		}
 		name := names[0]
 		b.change(&flying.remove, name, gone, func() error {
-			_, err := s.client.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: aws.String(name)})
+			_, err := s.Client.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: aws.String(name)})
 			return err
 		})
 	})
 	for w := range 3 { // cold starts, freezes, and shutdowns by the short idle time
 		loop(func(i int) {
 			flying.cold.Add(1)
-			_, _ = s.invoke(ctx, fmt.Sprintf("steady%d", (w+i)%4), `{"sleepMs": 5}`)
+			_, _ = s.Invoke(ctx, fmt.Sprintf("steady%d", (w+i)%4), `{"sleepMs": 5}`)
 			flying.cold.Add(-1)
 			time.Sleep(time.Duration(50+200*(i%2)) * time.Millisecond)
 		})
 	}
 	loop(func(int) {
-		list, err := s.environments(ctx)
+		list, err := s.Environments(ctx)
 		if err != nil {
 			return
 		}
@@ -207,7 +213,7 @@ func (b *book) work(t *testing.T, s *server, round int) map[string]int64 {
 		"create": flying.create.Load(), "update": flying.update.Load(), "delete": flying.remove.Load(),
 		"cold start": flying.cold.Load(), "frozen": flying.frozen.Load(), "shutting down": flying.shutting.Load(),
 	}
-	s.kill()
+	s.Kill()
 	cancel()
 	wg.Wait()
 	return counts

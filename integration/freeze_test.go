@@ -2,8 +2,6 @@ package integration_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,50 +9,52 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/lambdad/lambdad/integration/harness"
 )
 
 // TestFreezing holds that an extension that ticks every 10 ms, and one that forks
 // every 10 ms, makes no tick while its environment idles, and goes on after; and
 // that freezing is not stopping.
 func TestFreezing(t *testing.T) {
-	needRoot(t)
+	harness.NeedRoot(t)
 	for _, fork := range []string{"", "yes"} {
 		t.Run("fork="+fork, func(t *testing.T) {
 			ctx := t.Context()
-			s := startServer(t, t.TempDir())
-			layer := s.layer(ctx, "ticker", "extensions/ticker", program(t, "ticker"))
+			s := harness.Start(t, t.TempDir())
+			layer := s.Layer(ctx, "ticker", "extensions/ticker", harness.Program(t, "ticker"))
 			env := map[string]string{}
 			if fork != "" {
 				env["TICKER_FORK"] = fork
 			}
-			if err := s.create(ctx, "ticked", func(in *lambda.CreateFunctionInput) {
+			if err := s.Create(ctx, "ticked", func(in *lambda.CreateFunctionInput) {
 				in.Layers = []string{layer}
 				in.Environment = &types.Environment{Variables: env}
 			}); err != nil {
 				t.Fatal(err)
 			}
-			frozen := func(list []state) bool { return len(list) == 1 && list[0].State == "frozen" }
-			if _, err := s.invoke(ctx, "ticked", `{}`); err != nil {
+			frozen := func(list []harness.State) bool { return len(list) == 1 && list[0].State == "frozen" }
+			if _, err := s.Invoke(ctx, "ticked", `{}`); err != nil {
 				t.Fatal(err)
 			}
-			s.waitEnvironments(10*time.Second, frozen)
+			s.WaitEnvironments(10*time.Second, frozen)
 			begin := time.Now()
 			for range 20 {
 				time.Sleep(50 * time.Millisecond)
-				for pid, st := range processStates(t, "lambdad-"+s.id) {
+				for pid, st := range harness.ProcessStates(t, "lambdad-"+s.ID) {
 					if st == "T" || st == "t" {
 						t.Errorf("process %d is stopped, not frozen", pid)
 					}
 				}
 			}
 			end := time.Now()
-			if _, err := s.invoke(ctx, "ticked", `{"sleepMs": 100}`); err != nil {
+			if _, err := s.Invoke(ctx, "ticked", `{"sleepMs": 100}`); err != nil {
 				t.Fatal(err)
 			}
-			s.waitEnvironments(10*time.Second, frozen)
-			s.stop()
+			s.WaitEnvironments(10*time.Second, frozen)
+			s.Stop()
 			before, inside, after := 0, 0, 0
-			for line := range strings.Lines(logs(t, s.dataDir)) {
+			for line := range strings.Lines(harness.Logs(t, s.DataDir)) {
 				ms, ok := strings.CutPrefix(strings.TrimSpace(line), "tick ")
 				if !ok {
 					continue
@@ -79,60 +79,30 @@ func TestFreezing(t *testing.T) {
 	}
 }
 
-// processStates are the states of all living processes below a cgroup whose name has
-// part in it.
-func processStates(t testing.TB, part string) map[int]string {
-	t.Helper()
-	states := map[int]string{}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		groups, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
-		if err != nil || !strings.Contains(string(groups), part) {
-			continue
-		}
-		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue
-		}
-		rest := string(stat[strings.LastIndexByte(string(stat), ')')+1:])
-		if state := strings.Fields(rest)[0]; state != "Z" { // dead, not yet reaped by the host's init
-			states[pid] = state
-		}
-	}
-	return states
-}
-
 // TestTwoServers holds that servers with different data directories live side by
 // side and sweep only what is theirs.
 func TestTwoServers(t *testing.T) {
-	needRoot(t)
+	harness.NeedRoot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	a, b := startServer(t, t.TempDir()), startServer(t, t.TempDir())
-	for _, s := range []*server{a, b} {
-		if err := s.create(ctx, "same-name", nil); err != nil {
+	a, b := harness.Start(t, t.TempDir()), harness.Start(t, t.TempDir())
+	for _, s := range []*harness.Server{a, b} {
+		if err := s.Create(ctx, "same-name", nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.invoke(ctx, "same-name", `{}`); err != nil {
+		if _, err := s.Invoke(ctx, "same-name", `{}`); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.kill()
-	again := startServer(t, b.dataDir) // sweeps
-	if _, err := a.invoke(ctx, "same-name", `{}`); err != nil {
+	b.Kill()
+	again := harness.Start(t, b.DataDir) // sweeps
+	if _, err := a.Invoke(ctx, "same-name", `{}`); err != nil {
 		t.Errorf("the other server's start hurt this one: %v", err)
 	}
-	list, err := a.environments(ctx)
+	list, err := a.Environments(ctx)
 	if err != nil || len(list) != 1 || list[0].Invocations != 2 {
 		t.Errorf("environments of the untouched server: %+v, %v; want one with two invocations", list, err)
 	}
-	again.stop()
-	a.stop()
+	again.Stop()
+	a.Stop()
 }

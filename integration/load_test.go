@@ -14,58 +14,60 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/lambdad/lambdad/integration/harness"
 )
 
 // TestLoad is the promise of the first issue: 200 simultaneous first invocations
 // of one function, 2,000 invocations from 50 clients, 100 functions created and
 // deleted in a loop: no error but documented throttles, and nothing left.
 func TestLoad(t *testing.T) {
-	needRoot(t)
+	harness.NeedRoot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	s := startServer(t, t.TempDir(), "--idle-timeout", "2s", "--wait-limit", "60s", "--log-level", "warn")
-	layer := s.layer(ctx, "hello", "extensions/hello-extension", program(t, "extension"))
+	s := harness.Start(t, t.TempDir(), "--idle-timeout", "2s", "--wait-limit", "60s", "--log-level", "warn")
+	layer := s.Layer(ctx, "hello", "extensions/hello-extension", harness.Program(t, "extension"))
 	with := func(in *lambda.CreateFunctionInput) { in.Layers = []string{layer} }
 	// Go keeps the threads that a burst of system calls needed, for the next one.
 	// A burst before the count makes what stays comparable: a leak grows again.
-	if err := s.create(ctx, "warmup", with); err != nil {
+	if err := s.Create(ctx, "warmup", with); err != nil {
 		t.Fatal(err)
 	}
-	s.many(ctx, t, 200, 1, "warmup")
-	none := func(list []state) bool { return len(list) == 0 }
-	s.waitEnvironments(20*time.Second, none)
+	many(ctx, t, s, 200, 1, "warmup")
+	none := func(list []harness.State) bool { return len(list) == 0 }
+	s.WaitEnvironments(20*time.Second, none)
 	before := resources(t, s)
 
-	if err := s.create(ctx, "crowd", with); err != nil {
+	if err := s.Create(ctx, "crowd", with); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	ok, throttled := s.many(ctx, t, 200, 1, "crowd")
+	ok, throttled := many(ctx, t, s, 200, 1, "crowd")
 	t.Logf("200 simultaneous first invocations: %d answered, %d throttled, %v", ok, throttled, time.Since(begin).Round(time.Millisecond))
 	if ok < 150 {
 		t.Errorf("only %d of 200 simultaneous first invocations were answered", ok)
 	}
 	begin = time.Now()
-	ok, throttled = s.many(ctx, t, 50, 40, "crowd")
+	ok, throttled = many(ctx, t, s, 50, 40, "crowd")
 	t.Logf("2,000 invocations from 50 clients: %d answered, %d throttled, %v", ok, throttled, time.Since(begin).Round(time.Millisecond))
 	if ok+throttled != 2000 || ok < 1900 {
 		t.Errorf("%d answered and %d throttled of 2,000", ok, throttled)
 	}
 	for i := range 100 {
 		name := fmt.Sprintf("passing%d", i)
-		if err := s.create(ctx, name, with); err != nil {
+		if err := s.Create(ctx, name, with); err != nil {
 			t.Fatalf("create %d: %v", i, err)
 		}
 		if i%10 == 0 {
-			if _, err := s.invoke(ctx, name, `{}`); err != nil {
+			if _, err := s.Invoke(ctx, name, `{}`); err != nil {
 				t.Fatalf("invoke %d: %v", i, err)
 			}
 		}
-		if _, err := s.client.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: aws.String(name)}); err != nil {
+		if _, err := s.Client.DeleteFunction(ctx, &lambda.DeleteFunctionInput{FunctionName: aws.String(name)}); err != nil {
 			t.Fatalf("delete %d: %v", i, err)
 		}
 	}
-	s.waitEnvironments(60*time.Second, none)
+	s.WaitEnvironments(60*time.Second, none)
 	var after map[string]int
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		after = resources(t, s)
@@ -85,13 +87,13 @@ func TestLoad(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	t.Logf("resources before and after: %v, %v", before, after)
-	s.stop()
-	leftOnHost(t, s.id)
+	s.Stop()
+	harness.LeftOnHost(t, s.ID)
 }
 
 // many runs rounds invocations from each of clients at once and counts answers
 // and documented throttles; anything else fails the test.
-func (s *server) many(ctx context.Context, t *testing.T, clients, rounds int, name string) (ok, throttled int) {
+func many(ctx context.Context, t *testing.T, s *harness.Server, clients, rounds int, name string) (ok, throttled int) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	start := make(chan struct{})
@@ -99,7 +101,7 @@ func (s *server) many(ctx context.Context, t *testing.T, clients, rounds int, na
 		wg.Go(func() {
 			<-start
 			for range rounds {
-				_, err := s.invoke(ctx, name, `{"sleepMs": 1}`)
+				_, err := s.Invoke(ctx, name, `{"sleepMs": 1}`)
 				var busy *types.TooManyRequestsException
 				mu.Lock()
 				switch {
@@ -120,10 +122,10 @@ func (s *server) many(ctx context.Context, t *testing.T, clients, rounds int, na
 }
 
 // resources counts what a server could leave behind.
-func resources(t testing.TB, s *server) map[string]int {
+func resources(t testing.TB, s *harness.Server) map[string]int {
 	t.Helper()
-	s.http.CloseIdleConnections() // the test's own, which the server holds open
-	pid := fmt.Sprint(s.cmd.Process.Pid)
+	s.HTTP.CloseIdleConnections() // the test's own, which the server holds open
+	pid := fmt.Sprint(s.Cmd.Process.Pid)
 	count := func(dir string) int {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
@@ -139,66 +141,22 @@ func resources(t testing.TB, s *server) map[string]int {
 		return strings.Count(string(data), "\n")
 	}
 	scratch := 0
-	_ = filepath.WalkDir(filepath.Join(s.dataDir, "run"), func(string, os.DirEntry, error) error { scratch++; return nil })
+	_ = filepath.WalkDir(filepath.Join(s.DataDir, "run"), func(string, os.DirEntry, error) error { scratch++; return nil })
 	return map[string]int{
-		"processes in groups": len(processStates(t, "lambdad-"+s.id)),
+		"processes in groups": len(harness.ProcessStates(t, "lambdad-"+s.ID)),
 		"daemon threads":      count("/proc/" + pid + "/task"),
 		"daemon descriptors":  count("/proc/" + pid + "/fd"),
 		"mounts of the host":  lines("/proc/self/mounts"),
 		"mounts of daemon":    lines("/proc/" + pid + "/mounts"),
-		"groups":              len(groups("lambdad-" + s.id)),
+		"groups":              len(harness.Groups("lambdad-" + s.ID)),
 		"scratch files":       scratch,
-		"interfaces":          interfaces(t, "lmb"),
+		"interfaces":          harness.Interfaces(t, "lmb"),
 		"loop devices":        loops(),
 	}
-}
-
-// groups are the cgroup directories below one of that name, in every hierarchy.
-func groups(name string) []string {
-	var found []string
-	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name, "/sys/fs/cgroup/*/*/" + name, "/sys/fs/cgroup/*/*/*/" + name} {
-		tops, _ := filepath.Glob(pattern)
-		for _, top := range tops {
-			_ = filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
-				if err == nil && d.IsDir() {
-					found = append(found, path)
-				}
-				return nil
-			})
-		}
-	}
-	return found
-}
-
-func interfaces(t testing.TB, prefix string) (n int) {
-	entries, err := os.ReadDir("/sys/class/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), prefix) {
-			n++
-		}
-	}
-	return n
 }
 
 // loops counts loop devices in use.
 func loops() int {
 	used, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	return len(used)
-}
-
-// leftOnHost fails the test for anything on the host that carries a server's id.
-func leftOnHost(t *testing.T, id string) {
-	t.Helper()
-	if left := groups("lambdad-" + id); len(left) > 0 {
-		t.Errorf("cgroups after the end: %v", left)
-	}
-	if n := interfaces(t, "lmb"+id); n > 0 {
-		t.Errorf("%d network interfaces after the end", n)
-	}
-	if left := processStates(t, "lambdad-"+id); len(left) > 0 {
-		t.Errorf("processes after the end: %v", left)
-	}
 }
