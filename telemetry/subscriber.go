@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +26,10 @@ const (
 	// requestLimit is how long a subscriber may take to answer while it is not
 	// frozen; then it gets the same batch again.
 	requestLimit = 30 * time.Second
-	// drainLimit and maxDrain are for the body of an answer that is of no use:
-	// one that ends by then keeps its connection.
-	drainLimit, maxDrain = time.Second, 64 << 10
+	// maxAnswer is the most bytes of an answer that are read, and drainLimit how
+	// long its body, which is of no use, may take: one that ends by then keeps its
+	// connection.
+	maxAnswer, drainLimit = 64 << 10, time.Second
 	// tries is how many attempts at one batch fail before the log hears of it.
 	tries = 4
 )
@@ -34,7 +38,6 @@ const (
 type batch struct {
 	body  []byte
 	items int64
-	held  *atomic.Int32 // requests that may still read body
 }
 
 // subscriber is the sink of one subscription and the goroutine that delivers:
@@ -49,8 +52,10 @@ type subscriber struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{} // run has returned
-	http   http.Transport
-	conn   *tcpConn // owned by run
+	conn   *lineConn     // of TCP, owned by run
+	http   *httpConn     // idle, owned by run
+	addr   string
+	head   string // of every request, up to the length of its body
 
 	wake chan struct{}
 
@@ -81,10 +86,11 @@ func newSubscriber(name string, r *Request, jsonLog bool, g *gate, dial func(con
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.http = http.Transport{
-		DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return s.connect(ctx, addr) },
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 64 << 10,
+	s.addr = r.Addr
+	if u, err := url.Parse(r.URL); err == nil && !r.TCP { // as ParseRequest has checked
+		s.addr = u.Host
+		s.head = r.Method + " " + u.RequestURI() + " HTTP/1.1\r\nHost: " + u.Host +
+			"\r\nUser-Agent: lambdad\r\nContent-Type: application/json\r\nContent-Length: "
 	}
 	return s
 }
@@ -224,8 +230,8 @@ func (s *subscriber) next() (b batch, ok bool, wait time.Duration, moved <-chan 
 	return b, true, 0, nil
 }
 
-// took ends the delivery of a batch; mine says that nobody else holds its body.
-func (s *subscriber) took(b batch, mine bool) {
+// took ends the delivery of a batch.
+func (s *subscriber) took(b batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.buffered -= len(b.body)
@@ -233,7 +239,7 @@ func (s *subscriber) took(b batch, mine bool) {
 		s.buffered++ // the bracket
 	}
 	s.delivered += b.items
-	if mine && len(b.body) >= s.req.MaxBytes/2 {
+	if len(b.body) >= s.req.MaxBytes/2 {
 		s.spare = b.body
 	}
 	keep := s.flushes[:0]
@@ -273,7 +279,6 @@ func (s *subscriber) end() {
 
 func (s *subscriber) run() {
 	defer close(s.done)
-	defer s.http.CloseIdleConnections()
 	defer s.hangUp()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -306,7 +311,6 @@ func (s *subscriber) deliver(b batch) bool {
 	if s.req.TCP {
 		send = s.write
 	} else {
-		b.held = new(atomic.Int32)
 		b.body[len(b.body)-1] = ']'
 	}
 	backoff := firstBackoff
@@ -314,16 +318,16 @@ func (s *subscriber) deliver(b batch) bool {
 		if !s.gate.pass(s.ctx.Done()) {
 			return false
 		}
-		mine, err := send(b)
+		err := send(b.body)
 		if err == nil {
-			s.took(b, mine)
+			s.took(b)
 			return true
 		}
 		if s.ctx.Err() != nil {
 			return false
 		}
 		if try == tries {
-			s.log.Warn("a telemetry subscriber does not take what it asked for; it is tried on", "extension", s.name, "to", s.req.target(), "err", err)
+			s.log.Warn("a telemetry subscriber does not take what it asked for; it is tried on", "extension", s.name, "to", s.addr, "err", err)
 		}
 		t := time.NewTimer(backoff)
 		select {
@@ -336,75 +340,92 @@ func (s *subscriber) deliver(b batch) bool {
 	}
 }
 
-func (r *Request) target() string {
-	if r.TCP {
-		return r.Addr
-	}
-	return r.URL
+// httpConn is a connection to an HTTP listener.
+type httpConn struct {
+	*gatedConn
+	left io.LimitedReader // what may still be read
+	r    *bufio.Reader
 }
 
-// body is a request's body that knows who still holds it.
-type body struct {
-	rest []byte
-	held *atomic.Int32
-	once sync.Once
-}
+var errReused = errors.New("telemetry: a connection that was idle is gone")
 
-func (b *body) Read(p []byte) (int, error) {
-	if len(b.rest) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, b.rest)
-	b.rest = b.rest[n:]
-	return n, nil
-}
-
-// WriteTo implements io.WriterTo: the whole in one write.
-func (b *body) WriteTo(w io.Writer) (int64, error) {
-	n, err := w.Write(b.rest)
-	b.rest = b.rest[n:]
-	return int64(n), err
-}
-
-func (b *body) Close() error {
-	b.once.Do(func() { b.held.Add(-1) })
-	return nil
-}
-
-// post makes one request.
-func (s *subscriber) post(b batch) (mine bool, err error) {
+// post makes one request. Its connection may be one that the listener has closed
+// since the last, as after a long freeze: that is no failure of the listener.
+func (s *subscriber) post(body []byte) error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	defer s.gate.after(requestLimit, cancel)()
-	req, err := http.NewRequestWithContext(ctx, s.req.Method, s.req.URL, nil)
+	if c := s.http; c != nil {
+		s.http = nil
+		if err := s.exchange(ctx, c, body); !errors.Is(err, errReused) {
+			return err
+		}
+	}
+	g, err := s.connect(ctx, s.addr)
 	if err != nil {
-		return false, err
+		return err
 	}
-	// With GetBody a connection that the other side closed while idle is no
-	// failure.
-	req.GetBody = func() (io.ReadCloser, error) {
-		b.held.Add(1)
-		return &body{rest: b.body, held: b.held}, nil
-	}
-	req.Body, _ = req.GetBody()
-	req.ContentLength = int64(len(b.body))
-	req.Header["Content-Type"] = []string{"application/json"}
-	r, err := s.http.RoundTrip(req)
-	if err != nil {
-		return false, err
-	}
-	stop := time.AfterFunc(drainLimit, cancel)
-	io.CopyN(io.Discard, r.Body, maxDrain) // what cannot be read costs the connection, not the answer
-	stop.Stop()
-	r.Body.Close()
-	if r.StatusCode/100 != 2 {
-		return false, fmt.Errorf("telemetry: %s answered %s", s.req.URL, r.Status)
-	}
-	return b.held.Load() == 0, nil
+	c := &httpConn{gatedConn: g, left: io.LimitedReader{R: g}}
+	c.r = bufio.NewReaderSize(&c.left, 1024)
+	return s.exchange(ctx, c, body)
 }
 
-// tcpConn is the connection of a subscriber of lines.
-type tcpConn struct {
+// exchange makes one request on a connection, which is kept when all went by the
+// rules and closed otherwise. What the other side sends is read up to a bound, so
+// that it can lie for only so long.
+func (s *subscriber) exchange(ctx context.Context, c *httpConn, body []byte) (err error) {
+	reused := c.left.N > 0
+	keep := false
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	defer func() {
+		if keep && ctx.Err() == nil {
+			s.http = c
+		} else {
+			c.Close()
+		}
+	}()
+	if c.r.Buffered() > 0 {
+		return errReused // it said something that nobody asked
+	}
+	c.left.N = maxAnswer
+	head := append(strconv.AppendInt([]byte(s.head), int64(len(body)), 10), "\r\n\r\n"...)
+	_, err = c.Write(head)
+	if err == nil {
+		_, err = c.Write(body)
+	}
+	if err != nil {
+		// The answer may have come all the same, from one that reads no bodies.
+		c.SetReadDeadline(time.Now().Add(drainLimit))
+	}
+	if _, perr := c.r.Peek(1); perr != nil {
+		if err = errors.Join(err, perr); reused && ctx.Err() == nil {
+			return errors.Join(errReused, err)
+		}
+		return fmt.Errorf("telemetry: %s: %w", s.req.URL, err)
+	}
+	r, rerr := http.ReadResponse(c.r, nil)
+	for rerr == nil && r.StatusCode/100 == 1 && r.StatusCode != http.StatusSwitchingProtocols {
+		r, rerr = http.ReadResponse(c.r, nil)
+	}
+	if rerr != nil {
+		return fmt.Errorf("telemetry: %s does not answer by HTTP: %w", s.req.URL, rerr)
+	}
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		c.SetReadDeadline(time.Now().Add(drainLimit))
+		n, derr := io.Copy(io.Discard, r.Body)
+		keep = derr == nil && (r.ContentLength < 0 || n == r.ContentLength) && c.SetReadDeadline(time.Time{}) == nil
+	} else {
+		keep = true
+	}
+	keep = keep && err == nil && !r.Close && c.left.N > 0
+	if r.StatusCode/100 != 2 {
+		return fmt.Errorf("telemetry: %s answered %s", s.req.URL, r.Status)
+	}
+	return nil
+}
+
+// lineConn is the connection of a subscriber by TCP.
+type lineConn struct {
 	*gatedConn
 	gone atomic.Bool
 	done chan struct{} // its reader is
@@ -413,18 +434,22 @@ type tcpConn struct {
 // hold takes a connection and listens for its end: without that the first batch
 // after it would be written into the void.
 func (s *subscriber) hold(c *gatedConn) {
-	t := &tcpConn{gatedConn: c, done: make(chan struct{})}
+	t := &lineConn{gatedConn: c, done: make(chan struct{})}
 	s.conn = t
 	go func() {
 		defer close(t.done)
-		if _, err := io.CopyN(io.Discard, t, maxDrain); err != nil {
+		if _, err := io.CopyN(io.Discard, t, maxAnswer); err != nil {
 			t.gone.Store(true)
 		}
 	}()
 }
 
-// hangUp ends the connection.
+// hangUp ends the connections.
 func (s *subscriber) hangUp() {
+	if s.http != nil {
+		s.http.Close()
+		s.http = nil
+	}
 	if s.conn != nil {
 		s.conn.Close()
 		<-s.conn.done
@@ -434,7 +459,7 @@ func (s *subscriber) hangUp() {
 
 // write writes lines. A reader that takes its time is waited for: the rest of the
 // batch cannot be told twice on one connection.
-func (s *subscriber) write(b batch) (mine bool, err error) {
+func (s *subscriber) write(body []byte) error {
 	if s.conn != nil && s.conn.gone.Load() {
 		s.hangUp()
 	}
@@ -442,21 +467,20 @@ func (s *subscriber) write(b batch) (mine bool, err error) {
 		ctx, cancel := context.WithCancel(s.ctx)
 		defer cancel()
 		defer s.gate.after(requestLimit, cancel)()
-		c, err := s.connect(ctx, s.req.Addr)
+		c, err := s.connect(ctx, s.addr)
 		if err != nil {
-			return false, err
+			return err
 		}
 		s.hold(c)
 	}
 	c := s.conn
 	stop := context.AfterFunc(s.ctx, func() { c.Close() })
-	_, err = c.Write(b.body)
+	_, err := c.Write(body)
 	stop()
 	if err != nil {
 		s.hangUp()
-		return false, err
 	}
-	return true, nil
+	return err
 }
 
 // ErrSubscriptionClosed means that the initialisation is over.
