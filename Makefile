@@ -23,7 +23,9 @@ build: needs
 
 ## demo: a function with an extension, cold and warm, idled out; leaves nothing
 demo: build
-	@$(GO) run ./examples/demo --lambdad bin/lambdad
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/demo ./examples/demo
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/hello-extension ./examples/extension
+	@bin/demo --lambdad bin/lambdad --extension bin/hello-extension
 
 ## test: every suite; what needs root skips with a reason without it
 test: needs

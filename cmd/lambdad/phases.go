@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -86,29 +87,37 @@ func (l *lives) all() []phases {
 // width is that of the drawn bars, in characters.
 const width = 44
 
-// draw pictures an environment's phases as bars over its running time: the time
-// it was frozen is cut out and shown as a number only.
+// draw pictures an environment's phases as bars over the time in which something
+// happened: what lies between is cut out, and being frozen is a mark and a number.
 func (p *phases) draw(w io.Writer) {
 	fmt.Fprintf(w, "%s %s, environment %s\n", p.Function, p.Version, p.Environment)
 	list := slices.SortedFunc(slices.Values(p.Phases), func(a, b phase) int { return cmp.Compare(a.Start, b.Start) })
-	// running maps a moment to the time the processes had run by then.
-	running := func(at float64) float64 {
-		t := at
-		for _, s := range list {
-			if s.Name == telemetry.SpanFrozen && s.Start < at {
-				t -= min(at, s.Start+s.Duration) - s.Start
+	type interval struct{ from, to float64 }
+	var busy []interval // disjoint, in order
+	for _, s := range list {
+		end := s.Start + s.Duration
+		switch n := len(busy); {
+		case s.Name == telemetry.SpanFrozen:
+		case n > 0 && s.Start <= busy[n-1].to:
+			busy[n-1].to = max(busy[n-1].to, end)
+		default:
+			busy = append(busy, interval{s.Start, end})
+		}
+	}
+	// worked maps a moment to the time in which something happened before it.
+	worked := func(at float64) (t float64) {
+		for _, b := range busy {
+			if b.from < at {
+				t += min(at, b.to) - b.from
 			}
 		}
 		return t
 	}
-	total := 0.0
-	for _, s := range list {
-		total = max(total, running(s.Start+s.Duration))
-	}
+	total := worked(math.Inf(1))
 	if total == 0 {
 		return
 	}
-	column := func(at float64) int { return int(running(at) / total * (width - 1)) }
+	column := func(at float64) int { return int(worked(at) / total * (width - 1)) }
 	for _, s := range list {
 		name := s.Name
 		if s.Name == telemetry.SpanFreeze {

@@ -22,7 +22,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -38,25 +37,26 @@ const idleTimeout = 3 * time.Second
 
 func main() {
 	binary := flag.String("lambdad", "bin/lambdad", "the `program` to show")
+	extension := flag.String("extension", "bin/hello-extension", "the built `program` of examples/extension")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 55*time.Second)
 	defer cancel()
-	if err := demo(ctx, *binary); err != nil {
+	if err := demo(ctx, *binary, *extension); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func demo(ctx context.Context, binary string) (err error) {
+func demo(ctx context.Context, binary, extension string) (err error) {
 	dir, err := os.MkdirTemp("", "lambdad-demo-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	layer, err := extensionLayer(ctx, dir)
+	layer, err := zipFiles(map[string]string{"extensions/hello-extension": extension}, 0o755)
 	if err != nil {
-		return fmt.Errorf("building the example extension: %w", err)
+		return err
 	}
 	code, err := zipFiles(map[string]string{"lambda_function.py": "examples/function-python/lambda_function.py"}, 0o644)
 	if err != nil {
@@ -119,7 +119,7 @@ func demo(ctx context.Context, binary string) (err error) {
 		fmt.Printf("X-Amz-Log-Result has %d bytes of log\n", len(tail))
 	}
 
-	title("lambdad ps: frozen between invocations")
+	title("lambdad ps: between invocations")
 	if err := server.waitFor(ctx, "frozen"); err != nil {
 		return err
 	}
@@ -162,18 +162,6 @@ func demo(ctx context.Context, binary string) (err error) {
 func title(s string) { fmt.Printf("\n── %s %s\n", s, strings.Repeat("─", max(0, 68-len(s)))) }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// extensionLayer builds examples/extension and zips it as a layer.
-func extensionLayer(ctx context.Context, dir string) ([]byte, error) {
-	path := filepath.Join(dir, "hello-extension")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./examples/extension")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return nil, err
-	}
-	return zipFiles(map[string]string{"extensions/hello-extension": path}, 0o755)
-}
 
 // zipFiles makes a zip of files under given names.
 func zipFiles(files map[string]string, mode fs.FileMode) ([]byte, error) {
