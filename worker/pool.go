@@ -94,7 +94,8 @@ type instance struct {
 	id    string
 	since time.Time // start
 
-	// env, usage and release are set once, before the environment can call back.
+	// env is set by known. usage and release are set before the environment can
+	// call back.
 	env     env
 	usage   func() (sandbox.Usage, error)
 	release func() // gives back what was held for it; nil when there is nothing
@@ -107,6 +108,14 @@ type instance struct {
 	idleSince time.Time
 	memory    int64     // measured, or the reserve until it was
 	sampledAt time.Time // zero: never measured
+}
+
+// known notes the environment of an instance, once: after that it is read without
+// the lock. Called with mu held.
+func (i *instance) known(e env) {
+	if i.env == nil {
+		i.env = e
+	}
 }
 
 // poolFor finds or makes the pool of a version.

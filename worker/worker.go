@@ -369,7 +369,7 @@ func (w *Local) attach(inst *instance, usage usageFunc, release func()) {
 // know it: the one that started it or the environment itself.
 func (w *Local) began(inst *instance, e env) {
 	w.mu.Lock()
-	inst.env = e
+	inst.known(e)
 	killed := w.killed
 	w.endSurplus(inst)
 	w.mu.Unlock()
@@ -382,7 +382,7 @@ func (w *Local) began(inst *instance, e env) {
 func (w *Local) idled(inst *instance, e env) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	inst.env = e
+	inst.known(e)
 	switch inst.state {
 	case starting:
 		w.started(inst)
