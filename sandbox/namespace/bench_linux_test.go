@@ -51,19 +51,24 @@ func life(b *testing.B, d *Driver, probe string, i int) (create, start, destroy 
 func BenchmarkLife(b *testing.B) {
 	for _, c := range []struct {
 		name     string
+		dir      string
 		pool     int
 		pause    time.Duration
 		parallel int
 	}{
-		{"on demand", -1, 0, 1},
-		{"on demand after a quiet gap", -1, 300 * time.Millisecond, 1},
-		{"pool", 4, 20 * time.Millisecond, 1},
-		{"pool after a quiet gap", 2, 300 * time.Millisecond, 1},
-		{"on demand, 2 at once", -1, 0, 2},
-		{"pool, 2 at once", 4, 0, 2},
+		{"on demand", "", -1, 0, 1},
+		{"on demand, tmp in memory", inMemory, -1, 0, 1},
+		{"on demand after a quiet gap", "", -1, 300 * time.Millisecond, 1},
+		{"pool", "", 4, 20 * time.Millisecond, 1},
+		{"pool, tmp in memory", inMemory, 4, 20 * time.Millisecond, 1},
+		{"pool after a quiet gap", "", 2, 300 * time.Millisecond, 1},
+		{"on demand, 2 at once", "", -1, 0, 2},
+		{"on demand, 2 at once, tmp in memory", inMemory, -1, 0, 2},
+		{"pool, 2 at once", "", 4, 0, 2},
+		{"pool, 2 at once, tmp in memory", inMemory, 4, 0, 2},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			d := open(b, Config{Pool: c.pool})
+			d := open(b, Config{Dir: c.dir, Pool: c.pool})
 			probe := sandboxtest.BuildProbe(b)
 			var all [3][]time.Duration
 			began := time.Now()

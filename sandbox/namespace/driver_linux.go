@@ -23,9 +23,12 @@ type Config struct {
 	// ID tells the sandboxes of this data directory from those of others on the
 	// host: [a-z0-9]{1,24}. Control groups are called lambdad-<ID>.
 	ID string
-	// Dir is a directory for scratch files. This driver has none at present: all
-	// it makes on the host is held by descriptors or control groups.
+	// Dir is a directory on a disk, which holds what sandboxes write to /tmp in
+	// files without names. It must be this driver's alone. Without it, or in
+	// memory, /tmp counts as memory of the function.
 	Dir string
+	// DiskReserve is how many bytes of the disk of Dir no new sandbox may cut into.
+	DiskReserve int64
 	// Pool is how many sandboxes are made ahead; 0: 2, negative: none.
 	Pool int
 	// Logger receives what happens in the background; nil: nothing is logged.
@@ -45,7 +48,9 @@ type Driver struct {
 	traveller *traveller
 	spawner   *spawner
 	meminfo   *meminfos
-	filter    []byte // seccomp
+	tmp       *tmpImages // nil: /tmp is memory
+	tmpErr    error      // why
+	filter    []byte     // seccomp
 	null      *os.File
 	promises  []sandbox.Promise
 
@@ -115,6 +120,13 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	if d.spawner, err = newSpawner(d.template); err != nil {
 		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN (in a container: run it privileged)", err)
 	}
+	size := cfg.Pool
+	if size == 0 {
+		size = 2
+	}
+	if d.tmp, d.tmpErr = newTmpImages(ctx, cfg.Dir, cfg.DiskReserve, d.ids.root, size, d.log); d.tmpErr != nil {
+		d.log.Warn("/tmp of functions counts as their memory", "why", d.tmpErr)
+	}
 	s, err := d.newShell(ctx, 1)
 	if err != nil {
 		return nil, fmt.Errorf("a trial sandbox could not be made: %w%s", err, cure(err))
@@ -124,10 +136,6 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 		return nil, fmt.Errorf("a trial sandbox could not be removed: %w", err)
 	}
 	d.promises = kept
-	size := cfg.Pool
-	if size == 0 {
-		size = 2
-	}
 	d.pool = make(chan *shell, max(size, 0))
 	var pctx context.Context
 	pctx, d.cancel = context.WithCancel(context.Background())
@@ -166,7 +174,7 @@ func (d *Driver) keepFilled(ctx context.Context) {
 			return
 		case <-d.refill:
 		}
-		for len(d.pool) < cap(d.pool) && ctx.Err() == nil {
+		for (len(d.pool) < cap(d.pool) || d.tmp.wants()) && ctx.Err() == nil {
 			if len(d.pool) > 0 {
 				select {
 				case <-ctx.Done():
@@ -176,12 +184,20 @@ func (d *Driver) keepFilled(ctx context.Context) {
 				case <-time.After(refillDelay):
 				}
 			}
-			s, err := d.newShell(ctx, pooledChildren)
-			if err != nil {
-				d.log.Warn("could not make a sandbox ahead", "error", err)
-				break
+			if len(d.pool) < cap(d.pool) {
+				s, err := d.newShell(ctx, pooledChildren)
+				if err != nil {
+					d.log.Warn("could not make a sandbox ahead", "error", err)
+					break
+				}
+				d.pool <- s // has room: this is the only sender
 			}
-			d.pool <- s // has room: this is the only sender
+			if d.tmp.wants() {
+				if err := d.tmp.prepare(ctx); err != nil {
+					d.log.Warn("could not make a /tmp ahead", "error", err)
+					break
+				}
+			}
 		}
 	}
 }
@@ -230,6 +246,7 @@ func (d *Driver) Close() error {
 	for len(d.pool) > 0 {
 		errs = append(errs, (<-d.pool).destroy(context.Background()))
 	}
+	d.tmp.close()
 	if d.spawner != nil {
 		d.spawner.close()
 	}

@@ -12,10 +12,11 @@ import (
 
 // Config is what a Driver is made of; see the Linux version.
 type Config struct {
-	ID     string
-	Dir    string
-	Pool   int
-	Logger *slog.Logger
+	ID          string
+	Dir         string
+	DiskReserve int64
+	Pool        int
+	Logger      *slog.Logger
 }
 
 // A Driver makes sandboxes of the root tier; there is none here.

@@ -102,11 +102,11 @@ func newTree(m sandbox.Mount) (int, error) {
 	return newMount("overlay", readOnly, "lowerdir="+strings.Join(lower, ":"), "ro")
 }
 
-// newTmp makes the detached mount of /tmp. Its pages are memory of whoever
-// writes them.
-func newTmp(size int64) (int, error) {
+// newMemoryTmp makes the detached mount of a /tmp whose pages are memory of
+// whoever writes them, for hosts where it cannot be on disk (tmp_linux.go).
+func newMemoryTmp(size int64) (int, error) {
 	if size <= 0 {
-		size = 512 << 20
+		size = tmpDefault
 	}
 	return newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, "mode=1777",
 		"size="+strconv.FormatInt(size, 10), "nr_inodes="+strconv.FormatInt(size/4096+1024, 10))

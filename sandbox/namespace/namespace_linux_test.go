@@ -16,13 +16,15 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lambdad/lambdad/sandbox"
 	"github.com/lambdad/lambdad/sandbox/sandboxtest"
 )
 
 func TestMain(m *testing.M) {
 	if probe := os.Getenv(sandboxtest.DaemonVariable); probe != "" {
-		d, err := New(context.Background(), Config{ID: os.Getenv("DAEMON_ID"), v1only: os.Getenv("DAEMON_V1") != ""})
+		d, err := New(context.Background(), Config{ID: os.Getenv("DAEMON_ID"), Dir: os.Getenv("DAEMON_DIR"), v1only: os.Getenv("DAEMON_V1") != ""})
 		if err == nil {
 			err = sandboxtest.Daemon(d, probe)
 		}
@@ -35,10 +37,57 @@ func TestMain(m *testing.M) {
 // testID names the groups of one test process.
 func testID(kind string) string { return fmt.Sprintf("test%s%d", kind, os.Getpid()) }
 
+// diskDir is a directory that is removed after the test and not in memory.
+func diskDir(t testing.TB) string {
+	t.Helper()
+	for _, parent := range []string{os.TempDir(), "/var/tmp"} {
+		var s unix.Statfs_t
+		if err := unix.Statfs(parent, &s); err != nil || s.Type == unix.TMPFS_MAGIC {
+			continue
+		}
+		dir, err := os.MkdirTemp(parent, "lambdad-namespace-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			// Only what has a name is left to remove, and that is nothing.
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		return dir
+	}
+	t.Fatal("no directory on a disk: neither TMPDIR nor /var/tmp is")
+	return ""
+}
+
+// loops lists the loop devices with files of a directory.
+func loops(t testing.TB, dir string) []string {
+	t.Helper()
+	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	var list []string
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), dir+"/") {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// inMemory stands for no directory in Config.
+const inMemory = "none"
+
+// open makes a driver with /tmp on disk unless told otherwise.
 func open(t testing.TB, cfg Config) *Driver {
 	t.Helper()
 	sandboxtest.RequireRoot(t)
 	cfg.ID = testID("a")
+	switch cfg.Dir {
+	case "":
+		cfg.Dir = diskDir(t)
+	case inMemory:
+		cfg.Dir = ""
+	}
 	d, err := New(context.Background(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +98,11 @@ func open(t testing.TB, cfg Config) *Driver {
 		}
 		if left := groupsLeft(t, cfg.ID); len(left) > 0 {
 			t.Errorf("control groups left: %v", left)
+		}
+		if cfg.Dir != "" {
+			if left := loops(t, cfg.Dir); len(left) > 0 {
+				t.Errorf("loop devices left: %v", left)
+			}
 		}
 	})
 	if err := d.Sweep(context.Background()); err != nil {
@@ -77,8 +131,13 @@ func groupsLeft(t testing.TB, id string) []string {
 
 func TestSandbox(t *testing.T) {
 	sandboxtest.RequireRoot(t)
-	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { return open(t, Config{}) }, sandboxtest.Options{
-		Isolates: true, Limits: true, Freezes: true,
+	var dir string
+	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver {
+		d := open(t, Config{})
+		dir = d.cfg.Dir
+		return d
+	}, sandboxtest.Options{
+		Isolates: true, Limits: true, Freezes: true, TmpOnDisk: true,
 		Leaks: func(t *testing.T) string {
 			groups := 0
 			for _, g := range groupsLeft(t, testID("a")) {
@@ -90,12 +149,12 @@ func TestSandbox(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return fmt.Sprintf("groups %d, host mounts %d, network namespaces %d", groups, bytes.Count(mounts, []byte("\n")), networks(t))
+			return fmt.Sprintf("groups %d, host mounts %d, network namespaces %d, loop devices %d", groups, bytes.Count(mounts, []byte("\n")), networks(t), len(loops(t, dir)))
 		},
 	})
 }
 
-// TestSandboxV1 is the suite on the v1 hierarchies alone.
+// TestSandboxV1 is the suite on the v1 hierarchies alone, with /tmp in memory.
 func TestSandboxV1(t *testing.T) {
 	sandboxtest.RequireRoot(t)
 	info, err := os.ReadFile("/proc/self/mountinfo")
@@ -105,7 +164,7 @@ func TestSandboxV1(t *testing.T) {
 	if findHierarchy(string(info), "x").v1["memory"] == "" {
 		t.Skip("this host has no v1 memory controller")
 	}
-	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { return open(t, Config{v1only: true, Pool: -1}) }, sandboxtest.Options{
+	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { return open(t, Config{Dir: inMemory, v1only: true, Pool: -1}) }, sandboxtest.Options{
 		Isolates: true, Limits: true, Freezes: true, Parallel: 40,
 	})
 }
@@ -143,8 +202,8 @@ func daemonKilled(t *testing.T, v1only bool) {
 	if v1only && h.v1["freezer"] == "" || !v1only && h.v2 == "" {
 		t.Skip("not on this host")
 	}
-	id, limit := testID("k"), time.Second
-	env := []string{"DAEMON_ID=" + id}
+	id, limit, dir := testID("k"), time.Second, diskDir(t)
+	env := []string{"DAEMON_ID=" + id, "DAEMON_DIR=" + dir}
 	if v1only {
 		env, limit = append(env, "DAEMON_V1=1"), 100*time.Millisecond
 	}
@@ -152,7 +211,10 @@ func daemonKilled(t *testing.T, v1only bool) {
 	if !v1only && len(alive) > 0 {
 		t.Errorf("alive one second after the daemon: %v", alive)
 	}
-	d, err := New(context.Background(), Config{ID: id, v1only: v1only})
+	if !v1only { // what the v1 freezer keeps alive keeps its /tmp
+		gone(t, dir)
+	}
+	d, err := New(context.Background(), Config{ID: id, Dir: dir, v1only: v1only})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,6 +231,23 @@ func daemonKilled(t *testing.T, v1only bool) {
 		if err := syscall.Kill(pid, 0); err == nil {
 			t.Errorf("process %d survived the sweep", pid)
 		}
+	}
+	gone(t, dir)
+}
+
+// gone waits until no loop device has a file of dir, which must be empty, and
+// insists on it.
+func gone(t *testing.T, dir string) {
+	t.Helper()
+	left := loops(t, dir)
+	for end := time.Now().Add(2 * time.Second); len(left) > 0 && time.Now().Before(end); left = loops(t, dir) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if len(left) > 0 {
+		t.Errorf("loop devices left: %v", left)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
+		t.Errorf("files left: %v %v", files, err)
 	}
 }
 

@@ -4,6 +4,8 @@ package namespace
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
 
 	"github.com/lambdad/lambdad/sandbox"
@@ -66,7 +68,12 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 		peak = errMissing("this kernel has no memory.peak: short peaks between two readings are missed")
 	}
 	add("true peak memory", peak, "Linux 5.19 or later")
-	add("/tmp outside the memory limit", errMissing("/tmp is a tmpfs of up to its size: its files count as memory"), "none yet: choose more memory for functions that fill /tmp")
+	var tmp error
+	var tmpCure string
+	if why := (*tmpError)(nil); errors.As(d.tmpErr, &why) {
+		tmp, tmpCure = fmt.Errorf("/tmp is a tmpfs, its files count as memory: %w", d.tmpErr), why.cure
+	}
+	add("/tmp outside the memory limit", tmp, tmpCure)
 	d.log.Debug("sandboxes", "groups", d.cgroups.kind(), "first uid", strconv.Itoa(d.ids.first))
 	return list
 }

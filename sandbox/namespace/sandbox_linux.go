@@ -27,6 +27,7 @@ type box struct {
 	shell *shell
 	spec  sandbox.Spec
 	trees trees
+	tmp   *tmpImage // nil: in memory
 	meter meter
 
 	freezing sync.Mutex // one change of the freezer at a time
@@ -52,8 +53,12 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 	var fds []int
 	defer func() {
 		closeAll(fds)
+		if b.tmp != nil {
+			b.tmp.detach()
+		}
 		if err != nil {
 			b.trees.close()
+			s.d.tmp.give(b.tmp)
 		}
 	}()
 	none := p.str("")
@@ -76,12 +81,19 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 		}
 		fds = append(fds, fd)
 	}
-	tmp, err := newTmp(spec.TmpBytes)
-	if err != nil {
-		return nil, fmt.Errorf("mount /tmp: %w", err)
+	if s.d.tmp != nil {
+		if b.tmp, err = s.d.tmp.take(ctx, spec.TmpBytes); err != nil {
+			return nil, fmt.Errorf("mount /tmp: %w", err)
+		}
+		move(b.tmp.mount, "/tmp")
+	} else {
+		tmp, err := newMemoryTmp(spec.TmpBytes)
+		if err != nil {
+			return nil, fmt.Errorf("mount /tmp: %w", err)
+		}
+		fds = append(fds, tmp)
+		move(tmp, "/tmp")
 	}
-	fds = append(fds, tmp)
-	move(tmp, "/tmp")
 	if spec.MemoryBytes > 0 {
 		fd, err := s.d.meminfo.file(spec.MemoryBytes)
 		if err != nil {
@@ -379,6 +391,7 @@ func (b *box) Destroy(ctx context.Context) error {
 		err := s.end(ctx)
 		<-empty
 		b.trees.close()
+		s.d.tmp.give(b.tmp)
 		for _, p := range b.parties {
 			p.close()
 		}

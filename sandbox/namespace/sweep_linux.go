@@ -57,6 +57,7 @@ func (d *Driver) Sweep(ctx context.Context) error {
 			}
 		}
 	}
+	errs = append(errs, d.tmp.sweep())
 	d.wantMore() // from here on sandboxes may be made ahead
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("sweep what an earlier daemon left: %w", err)

@@ -153,6 +153,23 @@ func main() {
 		fill(arg(2), num(3))
 		fmt.Println("ready")
 		time.Sleep(time.Hour)
+	case "stat": // mode and number of entries of a directory
+		info, err := os.Stat(arg(2))
+		check(err)
+		list, err := os.ReadDir(arg(2))
+		check(err)
+		fmt.Println(info.Mode(), len(list))
+	case "pour": // so many files of so many bytes, read back and removed when all went well
+		for i := range num(3) {
+			name := arg(2) + strconv.Itoa(i)
+			check(pour(name, byte(i+1), num(4)))
+		}
+		for i := range num(3) {
+			name := arg(2) + strconv.Itoa(i)
+			check(poured(name, byte(i+1), num(4)))
+			check(os.Remove(name))
+		}
+		fmt.Println("done")
 	case "read": // a file from beginning to end
 		f, err := os.Open(arg(2))
 		check(err)
@@ -211,6 +228,42 @@ func hold(mb int) []byte {
 		b[i] = 1
 	}
 	return b
+}
+
+// pour writes a file and waits until the disk has it, as a careful program does.
+func pour(name string, content byte, size int) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := bytes.Repeat([]byte{content}, 1<<20)
+	for left := size; left > 0; left -= len(buf) {
+		if _, err := f.Write(buf[:min(left, len(buf))]); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+// poured reads it back.
+func poured(name string, content byte, size int) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	want, buf := bytes.Repeat([]byte{content}, 1<<20), make([]byte, 1<<20)
+	for left := size; left > 0; left -= len(buf) {
+		n := min(left, len(buf))
+		if _, err := io.ReadFull(f, buf[:n]); err != nil {
+			return err
+		}
+		if !bytes.Equal(buf[:n], want[:n]) {
+			return fmt.Errorf("%s has other content than was written", name)
+		}
+	}
+	return nil
 }
 
 func fill(name string, mb int) {
