@@ -29,7 +29,7 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 		fmt.Fprintf(std.err, "lambdad doctor: --output %q: it must be table or json\n", *output)
 		return errUsage
 	}
-	dir, err := os.MkdirTemp("", "lambdad-doctor-")
+	dir, err := scratchDir("lambdad-doctor-")
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 	// The probes' own log says why the stronger tier was left.
 	var probes strings.Builder
 	log := slog.New(slog.NewTextHandler(&probes, nil))
-	driver, err := newDriver(ctx, *isolation, uuid.NewString()[:8], dir, log)
+	driver, err := newDriver(ctx, *isolation, uuid.NewString()[:8], dir, 0, log)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/lambdad/lambdad/sandbox"
 	"github.com/lambdad/lambdad/sandbox/namespace"
@@ -12,10 +13,11 @@ import (
 )
 
 // newDriver chooses the tier by trying it, never from the user id. "auto" takes
-// the strongest that works here; a named tier is that one or an error.
-func newDriver(ctx context.Context, isolation, id, dir string, log *slog.Logger) (sandbox.Driver, error) {
+// the strongest that works here; a named tier is that one or an error. What
+// sandboxes write lies in dir and leaves reserve bytes of its disk free.
+func newDriver(ctx context.Context, isolation, id, dir string, reserve int64, log *slog.Logger) (sandbox.Driver, error) {
 	if isolation != "plain" {
-		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, Logger: log})
+		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Logger: log})
 		if err == nil {
 			return d, nil
 		}
@@ -29,6 +31,17 @@ func newDriver(ctx context.Context, isolation, id, dir string, log *slog.Logger)
 		return nil, errors.Join(errors.New("no isolation tier works on this host"), err)
 	}
 	return d, nil
+}
+
+// scratchDir makes a directory for one command. /var/tmp is on a disk, whatever
+// /tmp is, which matters for what sandboxes write.
+func scratchDir(pattern string) (string, error) {
+	if os.Getenv("TMPDIR") == "" {
+		if dir, err := os.MkdirTemp("/var/tmp", pattern); err == nil {
+			return dir, nil
+		}
+	}
+	return os.MkdirTemp("", pattern)
 }
 
 // tierText says in one line which tier is used and which promises fall.

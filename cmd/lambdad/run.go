@@ -125,7 +125,7 @@ func runOnce(ctx context.Context, std stdio, o runOptions, dir string, event []b
 	if !info.IsDir() {
 		return fmt.Errorf("the function directory: %s is not a directory", dir)
 	}
-	scratch, err := os.MkdirTemp("", "lambdad-run-")
+	scratch, err := scratchDir("lambdad-run-")
 	if err != nil {
 		return fmt.Errorf("making a scratch directory: %w", err)
 	}

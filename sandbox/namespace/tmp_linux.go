@@ -123,6 +123,9 @@ func newTmpImages(ctx context.Context, dir string, reserve int64, owner, ahead i
 	if dir == "" {
 		return nil, &tmpError{errors.New("there is no directory for images"), "give lambdad a data directory"}
 	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, &tmpError{err, "make it a directory on a disk"}
+	}
 	var on unix.Statfs_t
 	if err := unix.Statfs(dir, &on); err != nil {
 		return nil, &tmpError{fmt.Errorf("statfs %s: %w", dir, err), "make it a directory on a disk"}

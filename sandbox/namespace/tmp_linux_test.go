@@ -218,7 +218,7 @@ func TestTmpPromise(t *testing.T) {
 		{"disk", Config{}, "", ""},
 		{"no directory", Config{Dir: inMemory}, "no directory", "data directory"},
 		{"directory in memory", Config{Dir: "/dev/shm"}, "is memory itself", "on a disk"},
-		{"no directory there", Config{Dir: "/nowhere"}, "/nowhere", "on a disk"},
+		{"impossible directory", Config{Dir: "/proc/nowhere"}, "/proc/nowhere", "on a disk"},
 		{"full disk", Config{DiskReserve: 1 << 60}, "held in reserve", "--disk-reserve"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
