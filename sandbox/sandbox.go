@@ -68,6 +68,32 @@ type Spec struct {
 	MaxProcesses int
 	// MaxFiles limits open descriptors of each process; 0: 1024.
 	MaxFiles int
+	// Egress limits what may be reached outside; "": what the driver was told.
+	// It narrows what the driver allows and never widens it. A driver that cannot
+	// limit says so in Promises.
+	Egress Egress
+}
+
+// Egress is what a sandbox reaches outside itself. Other sandboxes, addresses of
+// the host, link-local ones and the metadata services of clouds are in none.
+type Egress string
+
+// The values of Egress, from nothing to everything.
+const (
+	EgressOff      Egress = "off"      // nothing: its own loopback
+	EgressInternet Egress = "internet" // public addresses, and the host's name servers
+	EgressAll      Egress = "all"      // whatever the host routes
+)
+
+// Within is the narrower of e and limit; an empty e is limit.
+func (e Egress) Within(limit Egress) Egress {
+	switch {
+	case e == "", e == EgressAll:
+		return limit
+	case e == EgressInternet && limit != EgressOff:
+		return e
+	}
+	return EgressOff
 }
 
 // A Mount is a read-only tree inside the sandbox.

@@ -31,10 +31,14 @@ type Config struct {
 	DiskReserve int64
 	// Pool is how many sandboxes are made ahead; 0: 2, negative: none.
 	Pool int
+	// Egress is what sandboxes may reach outside; "": nothing. Where the host
+	// cannot filter it, they reach nothing, and Promises says so.
+	Egress sandbox.Egress
 	// Logger receives what happens in the background; nil: nothing is logged.
 	Logger *slog.Logger
 
-	v1only bool // tests: do as if there were no v2 hierarchy
+	v1only bool       // tests: do as if there were no v2 hierarchy
+	names  *resolving // tests: not those of the host
 }
 
 // A Driver makes sandboxes of the root tier. All of it is made by New and
@@ -53,6 +57,8 @@ type Driver struct {
 	filter    []byte     // seccomp
 	null      *os.File
 	promises  []sandbox.Promise
+	resolving resolving
+	egress    *egress // nil: there is no way out
 
 	pool   chan *shell
 	refill chan struct{}
@@ -111,7 +117,11 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	if d.traveller, err = newTraveller(); err != nil {
 		return nil, err
 	}
-	if d.template, err = newTemplate(); err != nil {
+	d.resolving = hostResolvers()
+	if cfg.names != nil {
+		d.resolving = *cfg.names
+	}
+	if d.template, err = newTemplate(d.resolving.conf()); err != nil {
 		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN and Linux 5.12 or later (in a container: run it privileged)", err)
 	}
 	if d.meminfo, err = newMeminfos(); err != nil {
@@ -134,6 +144,12 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	kept := d.promise(ctx, s)
 	if err = s.destroy(ctx); err != nil {
 		return nil, fmt.Errorf("a trial sandbox could not be removed: %w", err)
+	}
+	if way := d.promiseEgress(ctx); way != nil {
+		kept = append(kept, *way)
+		if !way.Kept {
+			d.log.Warn("sandboxes have no outbound network", "why", way.Why, "cure", way.Cure)
+		}
 	}
 	d.promises = kept
 	d.pool = make(chan *shell, max(size, 0))
@@ -255,6 +271,9 @@ func (d *Driver) Close() error {
 	}
 	if d.meminfo != nil {
 		d.meminfo.close()
+	}
+	if d.egress != nil {
+		errs = append(errs, d.egress.close(d.cfg.ID))
 	}
 	if d.traveller != nil {
 		d.traveller.close()

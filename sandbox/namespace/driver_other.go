@@ -15,6 +15,7 @@ type Config struct {
 	ID          string
 	Dir         string
 	DiskReserve int64
+	Egress      sandbox.Egress
 	Pool        int
 	Logger      *slog.Logger
 }

@@ -121,13 +121,18 @@ func loopbackUp() error {
 // socketIn makes a TCP socket inside a network namespace. Where it was made is
 // where it belongs; it may be used from anywhere.
 func (t *traveller) socketIn(netns int, family int) (int, error) {
+	return t.socketOf(netns, family, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+}
+
+// socketOf is socketIn for a kind of socket.
+func (t *traveller) socketOf(netns, family, kind, protocol int) (int, error) {
 	fd := -1
 	err := t.do(func() error {
 		if err := unix.Setns(netns, unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter network namespace: %w", err)
 		}
 		var err error
-		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 		return os.NewSyscallError("socket", err)
 	})
 	if err != nil && fd >= 0 {

@@ -230,13 +230,6 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-func TestResolvConf(t *testing.T) {
-	got := resolvConf("# comment\nnameserver 127.0.0.53\nnameserver 10.0.0.2\nsearch corp\nnameserver ::1\nnameserver fd00::1\noptions edns0 trust-ad\nnameserver\n")
-	if want := "nameserver 10.0.0.2\nnameserver fd00::1\noptions edns0 trust-ad\n"; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
 func TestAddress(t *testing.T) {
 	for in, want := range map[string]string{"sandbox:80": "127.0.0.1:80", "sandbox.localdomain:1": "127.0.0.1:1", ":9001": "0.0.0.0:9001", "[::1]:5": "[::1]:5", "1.2.3.4:0": "1.2.3.4:0",
 		"example.com:80": "", "127.0.0.1": "", "127.0.0.1:70000": "", "127.0.0.1:http": ""} {

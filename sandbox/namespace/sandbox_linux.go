@@ -49,6 +49,9 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 		spec.MaxFiles = 1024
 	}
 	b := &box{shell: s, spec: spec, parties: map[string]*party{}}
+	if err := s.limitEgress(spec.Egress); err != nil {
+		return nil, err
+	}
 	p := &program{}
 	var fds []int
 	defer func() {

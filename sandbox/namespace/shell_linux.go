@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lambdad/lambdad/sandbox"
 )
 
 // A shell is a sandbox that nobody owns yet: namespaces, groups and an init that
@@ -24,6 +26,7 @@ type shell struct {
 	name  string
 	user  int // uid and gid on the host of what runs inside
 	netns int
+	plug  *plug // nil: there is no way out
 	group *group
 
 	pid   int // of the init, on the host
@@ -67,6 +70,11 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 	if s.netns, err = d.traveller.newNetwork(); err != nil {
 		return nil, err
 	}
+	if d.egress != nil {
+		if s.plug, err = d.egress.plug(d.traveller, s.netns, d.egress.mode); err != nil {
+			return nil, err
+		}
+	}
 	if s.group, err = d.cgroups.newGroup(s.name); err != nil {
 		return nil, err
 	}
@@ -103,6 +111,22 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 		s.ready = append(s.ready, w)
 	}
 	return s, nil
+}
+
+// limitEgress takes away what a Spec does not allow of what the driver does.
+func (s *shell) limitEgress(want sandbox.Egress) error {
+	if s.plug == nil {
+		return nil
+	}
+	switch want = want.Within(s.d.egress.mode); want {
+	case s.d.egress.mode:
+		return nil
+	case sandbox.EgressInternet:
+		return s.plug.narrow(want)
+	}
+	plug := s.plug
+	s.plug = nil
+	return plug.remove()
 }
 
 // furnish runs the part of the set-up that is the same for every sandbox.
@@ -280,6 +304,10 @@ func (s *shell) destroy(ctx context.Context) error {
 	s.mu.Unlock()
 	if s.pidfd != nil {
 		s.pidfd.Close()
+	}
+	if s.plug != nil {
+		s.plug.release()
+		s.plug = nil
 	}
 	if s.netns >= 0 {
 		unix.Close(s.netns)

@@ -58,6 +58,15 @@ func (d *Driver) Sweep(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, d.tmp.sweep())
+	live := func(string) bool { return false }
+	if d.egress != nil {
+		live = d.egress.live // and the table is ours: it took over what the old one said
+	} else if err := removeTable(tablePrefix + d.cfg.ID); err != nil {
+		errs = append(errs, err)
+	}
+	if err := sweepLinks(d.cfg.ID, live); err != nil {
+		errs = append(errs, err)
+	}
 	d.wantMore() // from here on sandboxes may be made ahead
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("sweep what an earlier daemon left: %w", err)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,6 +28,7 @@ type template struct {
 	root   int // detached writable mount of the root's tmpfs, for mount points made later
 	mounts []placed
 	masked []string // files of proc
+	resolv string   // /etc/resolv.conf
 
 	mu     sync.Mutex
 	points map[string]bool // mount points that exist
@@ -101,8 +101,8 @@ func hostFiles() []string {
 }
 
 // newTemplate builds the template as detached mounts.
-func newTemplate() (*template, error) {
-	t := &template{points: map[string]bool{}, root: -1, masked: masked()}
+func newTemplate(resolv string) (*template, error) {
+	t := &template{resolv: resolv, points: map[string]bool{}, root: -1, masked: masked()}
 	err := t.build()
 	if err != nil {
 		t.close()
@@ -254,8 +254,7 @@ func (t *template) etc() error {
 			}
 		}
 	}
-	host, _ := os.ReadFile("/etc/resolv.conf")
-	for name, content := range etcOwn(resolvConf(string(host))) {
+	for name, content := range etcOwn(t.resolv) {
 		if err := t.write("etc/"+name, content); err != nil {
 			return err
 		}
@@ -265,23 +264,6 @@ func (t *template) etc() error {
 		return fmt.Errorf("link /etc/localtime: %w", err)
 	}
 	return nil
-}
-
-// resolvConf keeps of the host's file what can be reached from elsewhere: a name
-// server on a loopback address is the host's own.
-func resolvConf(host string) string {
-	var b strings.Builder
-	for line := range strings.Lines(host) {
-		f := strings.Fields(line)
-		if len(f) < 2 || f[0] != "nameserver" && f[0] != "options" {
-			continue
-		}
-		if addr, err := netip.ParseAddr(f[1]); f[0] == "nameserver" && (err != nil || addr.IsLoopback()) {
-			continue
-		}
-		b.WriteString(strings.Join(f, " ") + "\n")
-	}
-	return b.String()
 }
 
 // point makes sure that a mount point exists.
