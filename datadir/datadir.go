@@ -130,7 +130,7 @@ func Open(path string, log *slog.Logger) (_ *Dir, err error) {
 	if err := removeTemporary(path); err != nil {
 		return nil, fmt.Errorf("clearing data directory: %w", err)
 	}
-	if err := probe(path); err != nil {
+	if err := probe(path, os.Chmod, os.Symlink); err != nil {
 		return nil, err
 	}
 	if err := d.checkFormat(); err != nil {
@@ -226,7 +226,7 @@ func holder(path string) string {
 // probe tries what the server will need of the file system: modes and symbolic
 // links. Windows drives under WSL and many network
 // shares lack them, and it would be noticed in the middle of a function's code.
-func probe(path string) error {
+func probe(path string, chmod func(string, fs.FileMode) error, symlink func(to, name string) error) error {
 	dir, err := os.MkdirTemp(path, temporary+"probe-")
 	if err != nil {
 		return fmt.Errorf("writing to data directory: %w", err)
@@ -244,7 +244,7 @@ func probe(path string) error {
 		return fmt.Errorf("writing to data directory: %w", err)
 	}
 	for _, mode := range []fs.FileMode{0o751, 0o640} {
-		if err := os.Chmod(file, mode); err != nil {
+		if err := chmod(file, mode); err != nil {
 			return refuse("does not keep file modes", err)
 		}
 		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != mode {
@@ -252,7 +252,7 @@ func probe(path string) error {
 		}
 	}
 	link := filepath.Join(dir, "link")
-	if err := os.Symlink("../to/nowhere", link); err != nil {
+	if err := symlink("../to/nowhere", link); err != nil {
 		return refuse("does not keep symbolic links", err)
 	}
 	if to, err := os.Readlink(link); err != nil || to != "../to/nowhere" {

@@ -124,10 +124,10 @@ func Run(t *testing.T, open func(t *testing.T) sandbox.Driver, o Options) {
 		{"cancelled start", true, testCancelled},
 		{"many", true, testMany},
 	} {
+		if !c.when {
+			continue // this tier does not promise it
+		}
 		t.Run(c.name, func(t *testing.T) {
-			if !c.when {
-				t.Skip("this tier does not promise it")
-			}
 			run := *s
 			run.d = open(t)
 			c.f(t, &run)
@@ -1154,7 +1154,7 @@ func testUsage(t *testing.T, s *suite) {
 		t.Errorf("whole: %+v", u)
 	}
 	if u.Parties == nil {
-		t.Skip("no figures by party")
+		return // no figures by party here
 	}
 	if len(u.Parties) != 3 {
 		t.Errorf("parties: %+v", u.Parties)
