@@ -384,3 +384,213 @@ func TestReportComesWithTheNextWakeUp(t *testing.T) {
 		})
 	}
 }
+
+// TestStuckSubscriber has two extensions, one of whom answers nothing it is sent:
+// neither the invocations nor the other extension wait for it, nor does freezing,
+// and at the shutdown it delays nobody but itself.
+func TestStuckSubscriber(t *testing.T) {
+	good, stuck := newObserver(), newObserver()
+	stuck.name, stuck.port = "stuck", "8081"
+	stuck.body = strings.Replace(stuck.body, "8080", "8081", 1)
+	stuck.answer = func(p *fake.Proc, _ http.ResponseWriter) bool {
+		<-p.Killed()
+		return false
+	}
+	observed(t, map[string]fake.Program{bootstrap: takes(30*time.Millisecond, "")}, []*observer{good, stuck}, nil, func(l *life) {
+		for _, id := range []string{"r1", "r2"} {
+			<-l.idle
+			l.idle <- struct{}{}
+			begun := time.Now()
+			l.invoke(id)
+			if d := time.Since(begun); d != 30*time.Millisecond {
+				l.t.Errorf("%s took %v", id, d)
+			}
+			time.Sleep(time.Minute)
+			if !frozen(l.box) {
+				l.t.Error("not frozen")
+			}
+		}
+		begun := time.Now()
+		l.Shutdown(context.Background())
+		if d := time.Since(begun); d != time.Second {
+			l.t.Errorf("shutdown took %v, want the limit of a flush", d)
+		}
+		good.want(l.t, slices.Concat([]string{"initStart init", "telemetrySubscription", "telemetrySubscription", "initRuntimeDone init success", "extension obs Ready", "extension stuck Ready", "initReport init success"},
+			invocation("r1"), []string{"report r1 success"}, invocation("r2"), []string{"report r2 success", "SHUTDOWN spindown"})...)
+		stuck.want(l.t, "SHUTDOWN spindown")
+	})
+}
+
+// TestFlushIsForItsOwner: the SHUTDOWN event of an extension whose telemetry was
+// delivered does not wait for another's.
+func TestFlushIsForItsOwner(t *testing.T) {
+	var at []time.Duration
+	var mu sync.Mutex
+	var begun time.Time
+	quick := func(p *fake.Proc) sandbox.Exit {
+		x := extension("quick", `"SHUTDOWN"`, 0)(p)
+		mu.Lock()
+		defer mu.Unlock()
+		at = append(at, time.Since(begun))
+		return x
+	}
+	live(t, map[string]fake.Program{
+		bootstrap:                takes(30*time.Millisecond, ""),
+		"/opt/extensions/quick":  quick,
+		"/opt/extensions/nobody": deaf("nobody"),
+	}, nil, func(l *life) {
+		l.invoke("r1")
+		<-l.idle
+		time.Sleep(time.Minute)
+		begun = time.Now()
+		l.Shutdown(context.Background())
+		if d := time.Since(begun); d != time.Second {
+			l.t.Errorf("shutdown took %v", d)
+		}
+		if len(at) != 1 || at[0] != 0 {
+			l.t.Errorf("the other extension ended after %v", at)
+		}
+	})
+}
+
+// deaf is an extension that subscribes and never listens.
+func deaf(name string) fake.Program {
+	return func(p *fake.Proc) sandbox.Exit {
+		c := p.Client()
+		call := func(method, path, body, key, value string) *http.Response {
+			req, _ := http.NewRequest(method, p.URL()+path, strings.NewReader(body))
+			req.Header.Set(key, value)
+			r, err := c.Do(req)
+			if err != nil {
+				return &http.Response{}
+			}
+			io.Copy(io.Discard, r.Body)
+			r.Body.Close()
+			return r
+		}
+		r := call("POST", "/2020-01-01/extension/register", `{"events":["SHUTDOWN"]}`, "Lambda-Extension-Name", name)
+		id := r.Header.Get("Lambda-Extension-Identifier")
+		if r = call("PUT", "/2020-08-15/logs", `{"types":["platform"],"destination":{"protocol":"HTTP","URI":"http://sandbox:1"}}`, "Lambda-Extension-Identifier", id); r.StatusCode != 200 {
+			return sandbox.Exit{Code: 1}
+		}
+		call("GET", "/2020-01-01/extension/event/next", "", "Lambda-Extension-Identifier", id)
+		return sandbox.Exit{}
+	}
+}
+
+// TestListenerComesLateInInit has a listener that begins after the subscription.
+func TestListenerComesLateInInit(t *testing.T) {
+	o := newObserver()
+	o.late = 3 * time.Second
+	observed(t, map[string]fake.Program{bootstrap: takes(30*time.Millisecond, "")}, []*observer{o}, nil, func(l *life) {
+		l.invoke("r1")
+		<-l.idle
+		l.Shutdown(context.Background())
+		o.want(l.t, slices.Concat(coldInit("init"), invocation("r1"), []string{"report r1 success", "SHUTDOWN spindown"})...)
+	})
+}
+
+// TestRequestSurvivesFreezing has a subscriber that is frozen for an hour while it
+// takes a batch: it goes on with the same request, and gets nothing twice.
+func TestRequestSurvivesFreezing(t *testing.T) {
+	o := newObserver()
+	requests := 0
+	o.answer = func(p *fake.Proc, _ http.ResponseWriter) bool {
+		requests++
+		return p.Sleep(100 * time.Millisecond) // in the environment's own time
+	}
+	observed(t, map[string]fake.Program{bootstrap: takes(30*time.Millisecond, "")}, []*observer{o},
+		func(c *environment.Config, _ *fake.Driver) { c.FreezeDelay = 0 }, func(l *life) {
+			l.invoke("r1")
+			<-l.idle
+			time.Sleep(time.Hour)
+			if !frozen(l.box) || requests == 0 {
+				l.t.Errorf("frozen %v, %d requests", frozen(l.box), requests)
+			}
+			l.idle <- struct{}{}
+			l.invoke("r2")
+			<-l.idle
+			l.Shutdown(context.Background())
+			o.want(l.t, slices.Concat(coldInit("init"), invocation("r1"), []string{"report r1 success"}, invocation("r2"), []string{"report r2 success", "SHUTDOWN spindown"})...)
+		})
+}
+
+// TestSubscriptionWindow: it closes with the initialisation, for every extension.
+func TestSubscriptionWindow(t *testing.T) {
+	var got string
+	late := func(p *fake.Proc) sandbox.Exit {
+		o := newObserver()
+		c := p.Client()
+		req, _ := http.NewRequest("POST", p.URL()+"/2020-01-01/extension/register", strings.NewReader(`{"events":["INVOKE"]}`))
+		req.Header.Set("Lambda-Extension-Name", "late")
+		r, err := c.Do(req)
+		if err != nil {
+			return sandbox.Exit{Code: 1}
+		}
+		io.Copy(io.Discard, r.Body)
+		r.Body.Close()
+		for i := range 2 {
+			req, _ = http.NewRequest("GET", p.URL()+"/2020-01-01/extension/event/next", nil)
+			if i == 1 {
+				req, _ = http.NewRequest("PUT", p.URL()+o.path, strings.NewReader(o.body))
+			}
+			req.Header.Set("Lambda-Extension-Identifier", r.Header.Get("Lambda-Extension-Identifier"))
+			a, err := c.Do(req)
+			if err != nil {
+				return sandbox.Exit{Code: 1}
+			}
+			b, _ := io.ReadAll(a.Body)
+			a.Body.Close()
+			got = fmt.Sprint(a.StatusCode, " ", strings.TrimSpace(string(b)))
+		}
+		<-p.Killed()
+		return sandbox.Exit{}
+	}
+	live(t, map[string]fake.Program{bootstrap: takes(30*time.Millisecond, ""), "/opt/extensions/late": late}, nil, func(l *life) {
+		l.invoke("r1")
+		<-l.idle
+		if want := `403 {"errorMessage":"Telemetry API subscription is closed","errorType":"Telemetry.SubscriptionClosed"}`; got != want {
+			l.t.Errorf("got %s\nwant %s", got, want)
+		}
+	})
+}
+
+// TestLogsAPIInALife is a life as the Logs API tells it, with lines of extensions,
+// and the JSON log format, which it does not know.
+func TestLogsAPIInALife(t *testing.T) {
+	o := newObserver()
+	o.path = "/2020-08-15/logs"
+	o.body = `{"schemaVersion":"2021-03-18","types":["platform","function","extension"],"buffering":{"timeoutMs":25},"destination":{"protocol":"HTTP","URI":"http://sandbox:8080"}}`
+	says := func(p *fake.Proc) sandbox.Exit {
+		p.Print(`{"level":"TRACE"}`)
+		return o.run(p)
+	}
+	live(t, map[string]fake.Program{bootstrap: firstly(takes(30*time.Millisecond, "r2"), takes(30*time.Millisecond, "")), "/opt/extensions/obs": says},
+		func(c *environment.Config, _ *fake.Driver) { c.Version.Logging.Format = "JSON" }, func(l *life) {
+			l.invoke("r1")
+			l.invoke("r2")
+			<-l.idle
+			o.want(l.t, `extension {"level":"TRACE"}`+"\n", "logsSubscription", "extension obs Ready",
+				"start r1", "function working\n", "runtimeDone r1 success", "end r1", "report r1",
+				"start r2", "function working\n", "runtimeDone r2 failure", "fault RequestId: r2 Process exited before completing request", "end r2", "report r2",
+				"SHUTDOWN failure")
+		})
+}
+
+// TestPlatformFault ends a life for the platform's own fault.
+func TestPlatformFault(t *testing.T) {
+	o := newObserver()
+	observed(t, map[string]fake.Program{bootstrap: firstly(takesOne(exits(1)), takes(30*time.Millisecond, ""))}, []*observer{o}, nil, func(l *life) {
+		l.driver.Fail("thaw", io.ErrUnexpectedEOF)
+		<-l.idle
+		time.Sleep(time.Minute)
+		l.idle <- struct{}{}
+		l.invoke("r1")
+		<-l.idle
+		types := l.events.types()
+		if !slices.Contains(types, "runtimeDone failure Sandbox.Failure") || !slices.Contains(types, "report failure Sandbox.Failure") {
+			l.t.Error(types)
+		}
+		o.want(l.t, o.seen()...)
+	})
+}
