@@ -29,7 +29,7 @@ demo: build
 
 ## test: every suite; what needs root skips with a reason without it
 test: needs
-	$(GO) test -timeout 20m ./...
+	$(GO) test $(GOTESTFLAGS) -timeout 20m ./...
 
 ## check: what CI holds beyond the tests
 check: needs
@@ -42,15 +42,16 @@ check: needs
 	$(GO) generate ./... && git diff --exit-code
 	@$(MAKE) --no-print-directory race fuzz
 
+# The integration tests run the built program, which is not the raced one.
 race:
-	$(GO) test -race -timeout 30m ./...
+	$(GO) test -race -timeout 30m $$($(GO) list ./... | grep -vE '/integration(/|$$)')
 
 ## fuzz: every fuzz target for FUZZTIME each
 fuzz:
 	@for f in $$(grep -rlE '^func Fuzz' --include=*_test.go .); do \
 	  d=$$(dirname $$f); \
 	  for t in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$f | sed 's/func //'); do \
-	    echo "fuzz $$d $$t"; $(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME) $$d || exit 1; \
+	    echo "fuzz $$d $$t"; $(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$d || exit 1; \
 	  done; done
 
 ## bench: floor and lambdad in one run, ratios
