@@ -26,7 +26,9 @@ func TestMain(m *testing.M) {
 	if probe := os.Getenv(sandboxtest.DaemonVariable); probe != "" {
 		d, err := New(context.Background(), Config{ID: os.Getenv("DAEMON_ID"), Dir: os.Getenv("DAEMON_DIR"), v1only: os.Getenv("DAEMON_V1") != "",
 			Egress: sandbox.Egress(os.Getenv("DAEMON_EGRESS"))})
-		if err == nil {
+		if err == nil && os.Getenv("DAEMON_CHURN") != "" {
+			err = churn(d)
+		} else if err == nil {
 			err = sandboxtest.Daemon(d, probe)
 		}
 		fmt.Fprintln(os.Stderr, err)

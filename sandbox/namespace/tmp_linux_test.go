@@ -3,12 +3,14 @@
 package namespace
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -338,6 +340,64 @@ func TestTmpAhead(t *testing.T) {
 	}
 	if len(seen) != 3 || len(i.ahead) != 0 || len(loops(t, i.dir)) != 3 {
 		t.Errorf("%v, %d left, %v", seen, len(i.ahead), loops(t, i.dir))
+	}
+}
+
+// churn makes and destroys sandboxes until it is killed.
+func churn(d *Driver) error {
+	if err := d.Sweep(context.Background()); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	for i := 0; ; i++ {
+		// Of the pool and not, beside each other.
+		b, err := d.Create(context.Background(), sandbox.Spec{ID: "churn", TmpBytes: []int64{0, 64 << 20}[i%2]})
+		if err != nil {
+			return err
+		}
+		go b.Destroy(context.Background())
+	}
+}
+
+// TestTmpKilled: a daemon may be killed at any moment, also while it makes or
+// ends a /tmp, and leaves none of its files and devices.
+func TestTmpKilled(t *testing.T) {
+	sandboxtest.RequireRoot(t)
+	dir, id := diskDir(t), testID("c")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10 {
+		cmd := exec.Command(exe)
+		cmd.Env = append(os.Environ(), sandboxtest.DaemonVariable+"=none", "DAEMON_CHURN=1", "DAEMON_ID="+id, "DAEMON_DIR="+dir)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+			t.Errorf("the daemon did not come up: %q %v", line, err)
+		}
+		time.Sleep(time.Duration(n*n) * time.Millisecond)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait()
+		gone(t, dir)
+	}
+	d, err := New(t.Context(), Config{ID: id, Dir: dir, Pool: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.Sweep(t.Context()), d.Close()); err != nil {
+		t.Error(err)
+	}
+	if left := groupsLeft(t, id); len(left) > 0 {
+		t.Errorf("groups left: %v", left)
 	}
 }
 

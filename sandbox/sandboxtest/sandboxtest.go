@@ -722,7 +722,7 @@ func testTmpFresh(t *testing.T, s *suite) {
 // testTmpSize: what was promised can be written, in one file and in many, in
 // less memory than that, and once it is deleted again.
 func testTmpSize(t *testing.T, s *suite) {
-	for _, size := range []int64{512, 700} {
+	for _, size := range []int64{60, 512} {
 		b := s.create(t, func(spec *sandbox.Spec) { spec.TmpBytes, spec.MemoryBytes = size<<20, 128<<20 })
 		for _, files := range []int64{1, size / 4, 1} {
 			r := start(t, b, "runtime", "pour", "/tmp/x", fmt.Sprint(files), fmt.Sprint(size<<20/files))
@@ -1370,7 +1370,7 @@ func Daemon(d sandbox.Driver, probe string) error {
 			return err
 		}
 		r, w := io.Pipe()
-		for _, word := range [][]string{{"daemons", "3"}, {"stubborn"}, {"burn", "1"}} {
+		for _, word := range [][]string{{"fill", b.Path("/tmp/x"), "20"}, {"daemons", "3"}, {"stubborn"}, {"burn", "1"}} {
 			p, err := b.Start(c, sandbox.Command{Party: word[0], Path: b.Path("/var/task/probe"), Args: append([]string{"probe"}, word...), Stdout: w})
 			if err != nil {
 				return err
