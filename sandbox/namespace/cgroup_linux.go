@@ -417,7 +417,10 @@ func (g *group) limit(memory int64, processes, reserve int) error {
 			s = append(s, setting{dir + "/memory.limit_in_bytes", strconv.FormatInt(memory, 10), true},
 				// Absent without swap accounting; then swappiness keeps it out.
 				setting{dir + "/memory.memsw.limit_in_bytes", strconv.FormatInt(memory, 10), false},
-				setting{dir + "/memory.swappiness", "0", false})
+				setting{dir + "/memory.swappiness", "0", false},
+				// What TCP connections hold is memory of nobody here unless it is limited,
+				// and their bound is the host's: a quarter on top.
+				setting{dir + "/memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(max(memory/4, 16<<20), 10), false})
 		}
 	}
 	for _, x := range s {

@@ -317,6 +317,13 @@ func (b *box) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Process, 
 // stepExec is what calls are named whose failure is that of exec.
 const stepExec = "exec"
 
+// maxQueuedSignals is how many signals may wait with what they carry: each is
+// memory that only the receiver's end gives back.
+const (
+	rlimitSigpending = 11 // as unix has no name for it
+	maxQueuedSignals = 4096
+)
+
 // execProgram is what a waiting child does to become the program.
 func (b *box) execProgram(cmd sandbox.Command, out *outputs) *program {
 	p := &program{kind: kindExec}
@@ -337,7 +344,7 @@ func (b *box) execProgram(cmd sandbox.Command, out *outputs) *program {
 	for _, l := range []struct {
 		what  int
 		value uint64
-	}{{unix.RLIMIT_NOFILE, uint64(b.spec.MaxFiles)}, {unix.RLIMIT_CORE, 0}, {unix.RLIMIT_MEMLOCK, 64 << 10}} {
+	}{{unix.RLIMIT_NOFILE, uint64(b.spec.MaxFiles)}, {unix.RLIMIT_MEMLOCK, 64 << 10}, {rlimitSigpending, maxQueuedSignals}} {
 		lim := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.value), l.value)
 		p.call("set limit", unix.SYS_PRLIMIT64, 0, l.what, p.bytes(lim), 0)
 	}

@@ -4,6 +4,7 @@ package namespace
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -82,7 +83,7 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 	if err != nil {
 		return nil, err
 	}
-	s.pid, err = d.spawner.clone(s.netns, s.group.initDir, theirs)
+	s.pid, err = d.spawner.clone(s.user, s.netns, s.group.initDir, theirs)
 	unix.Close(theirs)
 	if err != nil {
 		conn.Close()
@@ -207,6 +208,11 @@ func (s *shell) fork(name string) (*waiting, error) {
 	return w, err
 }
 
+// noCrashHelper is the limit of core files with which the kernel neither writes one
+// nor starts the program of core_pattern, which would run as the host's root. With 0
+// it starts it.
+const noCrashHelper = 1
+
 // forkInto has the init make a child that waits in the groups of a party.
 func (s *shell) forkInto(party *party) (*waiting, error) {
 	conn, theirs, err := socketpair()
@@ -220,6 +226,8 @@ func (s *shell) forkInto(party *party) (*waiting, error) {
 	for i, f := range party.procs {
 		join.call("join "+party.dirs[i], unix.SYS_WRITE, join.file(f.fd), zero, 1)
 	}
+	core := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, noCrashHelper), noCrashHelper)
+	join.call("set limit", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, join.bytes(core), 0) // the filter keeps it
 	join.seccomp(s.d.filter)
 	err = send(conn, join, 0)
 	var pid int64

@@ -105,9 +105,15 @@ func newSpawner(t *template) (*spawner, error) {
 }
 
 // clone makes an init that serves socket, inside the network namespace netns and
-// the v2 group cgroup (-1: none), and returns its pid on the host.
-func (s *spawner) clone(netns, cgroup, socket int) (int, error) {
+// the v2 group cgroup (-1: none), and returns its pid on the host. Its user
+// namespace belongs to user: what the kernel counts inside by user (inotify, message
+// queues, queued signals) it counts on the host for the owner of the namespace
+// again. Were that the host's root, all sandboxes and root's own services would have
+// one limit together.
+func (s *spawner) clone(user, netns, cgroup, socket int) (int, error) {
 	p := &program{}
+	const keepCapabilities = 1 << 2 // SECBIT_NO_SETUID_FIXUP: beside another effective uid
+	same := ^uint64(0)
 	flags := uint64(unix.CLONE_PARENT | unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	if cgroup >= 0 {
 		flags |= unix.CLONE_INTO_CGROUP
@@ -119,7 +125,10 @@ func (s *spawner) clone(netns, cgroup, socket int) (int, error) {
 		p.relocate(at+80, p.file(cgroup))
 	}
 	p.call("enter network namespace", unix.SYS_SETNS, p.file(netns), unix.CLONE_NEWNET)
+	p.call("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, keepCapabilities, 0, 0, 0)
+	p.call("take on the owner's uid", unix.SYS_SETRESUID, same, user, same)
 	c := p.try("clone", opClone, at, 88, p.file(socket), 0)
+	p.call("take on the own uid", unix.SYS_SETRESUID, same, 0, same)
 	p.call("leave network namespace", unix.SYS_SETNS, p.file(s.home), unix.CLONE_NEWNET)
 	p.call("clone the init into namespaces", opValue, c)
 	s.mu.Lock()

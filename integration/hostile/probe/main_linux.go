@@ -1,0 +1,213 @@
+// Command probe is the hostile code of the suite: the runtime of a
+// provided.al2023 function, or an extension, that does what the event asks for.
+// What it answers is data for the test to judge; nothing it tries would harm
+// a host that lets it.
+//
+// An event is {"do": word, …}; the words are the cases of attack. The answer is a
+// report. As an extension, and with HOSTILE_INIT as a runtime before its first
+// event, it does words at once, and an extension prints its reports.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// An order is the event.
+type order struct {
+	Do    string   `json:"do"`
+	Paths []string `json:"paths"`
+	Text  string   `json:"text"`
+	Addr  string   `json:"addr"`
+	Raw   []byte   `json:"raw"`
+	N     int      `json:"n"`
+	Bytes int      `json:"bytes"`
+	MS    int      `json:"ms"`
+}
+
+// A report is the answer.
+type report struct {
+	Holes []string          `json:"holes"` // what was possible and must not be
+	N     int               `json:"n"`     // how much was possible
+	Err   string            `json:"err"`   // what ended it
+	Env   map[string]string `json:"env,omitempty"`
+	Raw   []byte            `json:"raw,omitempty"`
+	Paths []string          `json:"paths,omitempty"`
+}
+
+func (r *report) hole(format string, args ...any) {
+	r.Holes = append(r.Holes, fmt.Sprintf(format, args...))
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		child(os.Args[1:])
+		return
+	}
+	if strings.HasPrefix(os.Args[0], "/opt/extensions/") || filepath.Base(os.Args[0]) == "villain" {
+		extension()
+	}
+	if word := os.Getenv("HOSTILE_INIT"); word != "" {
+		attack(order{Do: word, N: 200, MS: 3000})
+	}
+	fmt.Fprintln(os.Stderr, "probe:", runtimeLoop())
+	os.Exit(1)
+}
+
+// base is the address of the Runtime and Extensions APIs.
+func base() string { return "http://" + os.Getenv("AWS_LAMBDA_RUNTIME_API") }
+
+// runtimeLoop answers events until that fails.
+func runtimeLoop() error {
+	for {
+		resp, err := http.Get(base() + "/2018-06-01/runtime/invocation/next")
+		if err != nil {
+			return err
+		}
+		event, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			return err
+		}
+		id := resp.Header.Get("Lambda-Runtime-Aws-Request-Id")
+		var o order
+		if err := json.Unmarshal(event, &o); err != nil {
+			return err
+		}
+		var body io.Reader
+		if o.Do == "endless response" {
+			body = &endless{left: o.Bytes}
+		} else {
+			answer, err := json.Marshal(attack(o))
+			if err != nil {
+				return err
+			}
+			body = bytes.NewReader(answer)
+		}
+		resp, err = http.Post(base()+"/2018-06-01/runtime/invocation/"+id+"/response", "application/json", body)
+		if err != nil {
+			if o.Do == "endless response" {
+				continue // cut off
+			}
+			return err
+		}
+		resp.Body.Close()
+	}
+}
+
+// endless is a body; 0 bytes left: without end.
+type endless struct{ left int }
+
+func (e *endless) Read(b []byte) (int, error) {
+	if e.left < 0 {
+		return 0, io.EOF
+	}
+	for i := range b {
+		b[i] = 'x'
+	}
+	e.left -= len(b)
+	return len(b), nil
+}
+
+// extension registers and does what HOSTILE_EXTENSION says.
+func extension() {
+	call := func(path, id string, body string) (*http.Response, error) {
+		method := http.MethodGet
+		if body != "" {
+			method = http.MethodPost
+		}
+		req, err := http.NewRequest(method, base()+"/2020-01-01/extension/"+path, strings.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Lambda-Extension-Name", filepath.Base(os.Args[0]))
+		req.Header.Set("Lambda-Extension-Identifier", id)
+		return http.DefaultClient.Do(req)
+	}
+	resp, err := call("register", "", `{"events":["INVOKE","SHUTDOWN"]}`)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "probe: register:", err)
+		os.Exit(1)
+	}
+	resp.Body.Close()
+	id := resp.Header.Get("Lambda-Extension-Identifier")
+	// Known to the runtime, which shares the host name and /tmp with it.
+	_ = os.WriteFile("/tmp/extension-id", []byte(id), 0o644)
+	for word := range strings.SplitSeq(os.Getenv("HOSTILE_EXTENSION"), ",") {
+		if word != "" {
+			b, _ := json.Marshal(attack(order{Do: word, N: 20, MS: 1, Text: "60000"}))
+			fmt.Printf("hostile %s %s\n", word, b)
+		}
+	}
+	for {
+		resp, err := call("event/next", id, "")
+		if err != nil {
+			time.Sleep(time.Hour) // it does not end because it is told to
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}
+
+// attack does one word.
+func attack(o order) *report {
+	r := &report{}
+	switch o.Do {
+	case "nothing":
+	case "env":
+		r.Env = map[string]string{}
+		for _, e := range os.Environ() {
+			k, v, _ := strings.Cut(e, "=")
+			r.Env[k] = v
+		}
+	case "file":
+		var err error
+		if r.Raw, err = os.ReadFile(o.Text); err != nil {
+			r.Err = err.Error()
+		}
+	case "read":
+		readable(r, o.Paths)
+	case "search":
+		search(r, o.Text)
+	case "processes":
+		processes(r)
+	case "descriptors":
+		descriptors(r)
+	case "calls":
+		calls(r)
+	case "raise":
+		raise(r)
+	case "setuid":
+		setuid(r)
+	case "signals":
+		signals(r)
+	case "escape":
+		escape(r)
+	case "http":
+		exchange(r, o)
+	case "inotify", "aio", "signals queued", "message queues", "descriptors exhausted", "tcp memory", "connections held":
+		exhaust(r, o)
+	case "inodes", "fill":
+		fillTmp(r, o)
+	case "lines", "endless line":
+		flood(r, o)
+	case "fork bomb":
+		forkBomb(r, o)
+	case "memory bomb":
+		memoryBomb(r)
+	case "linger":
+		linger(r, o)
+	case "headers", "drip", "churn", "bodies":
+		connections(r, o)
+	default:
+		r.hole("the probe does not know the word %q", o.Do)
+	}
+	return r
+}
