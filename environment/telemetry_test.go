@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,12 +29,11 @@ type observer struct {
 	late             time.Duration                                  // between subscribing and listening
 	answer           func(p *fake.Proc, w http.ResponseWriter) bool // before what came is noted; false: it is not
 	busy             time.Duration                                  // with each INVOKE
-	status           int                                            // of the subscription, the last one
 
 	mu   sync.Mutex
 	list []string
 	bad  []string
-	box  func() *fake.Sandbox
+	box  atomic.Pointer[fake.Sandbox]
 }
 
 // newObserver observes platform and function.
@@ -87,7 +87,7 @@ type watched struct {
 
 func (w watched) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(b)
-	if n > 0 && w.o.box != nil && frozen(w.o.box()) {
+	if box := w.o.box.Load(); n > 0 && box != nil && frozen(box) {
 		w.o.mu.Lock()
 		defer w.o.mu.Unlock()
 		w.o.bad = append(w.o.bad, fmt.Sprintf("%d bytes were written into a frozen environment: %.80q", n, b[:n]))
@@ -130,10 +130,9 @@ func (o *observer) run(p *fake.Proc) sandbox.Exit {
 	}
 	id := r.Header.Get("Lambda-Extension-Identifier")
 	r, _, ok = call("PUT", o.path, o.body, "Lambda-Extension-Identifier", id)
-	if !ok {
+	if !ok || r.StatusCode != 200 {
 		return sandbox.Exit{Code: 1}
 	}
-	o.status = r.StatusCode
 	if o.late > 0 && !p.Sleep(o.late) {
 		return sandbox.Exit{}
 	}
@@ -212,9 +211,7 @@ func observed(t *testing.T, programs map[string]fake.Program, observers []*obser
 	}
 	live(t, all, change, func(l *life) {
 		for _, o := range observers {
-			o.mu.Lock()
-			o.box = func() *fake.Sandbox { return l.box }
-			o.mu.Unlock()
+			o.box.Store(l.box)
 		}
 		body(l)
 	})
@@ -494,9 +491,9 @@ func TestListenerComesLateInInit(t *testing.T) {
 // takes a batch: it goes on with the same request, and gets nothing twice.
 func TestRequestSurvivesFreezing(t *testing.T) {
 	o := newObserver()
-	requests := 0
+	var requests atomic.Int32
 	o.answer = func(p *fake.Proc, _ http.ResponseWriter) bool {
-		requests++
+		requests.Add(1)
 		return p.Sleep(100 * time.Millisecond) // in the environment's own time
 	}
 	observed(t, map[string]fake.Program{bootstrap: takes(30*time.Millisecond, "")}, []*observer{o},
@@ -504,8 +501,8 @@ func TestRequestSurvivesFreezing(t *testing.T) {
 			l.invoke("r1")
 			<-l.idle
 			time.Sleep(time.Hour)
-			if !frozen(l.box) || requests == 0 {
-				l.t.Errorf("frozen %v, %d requests", frozen(l.box), requests)
+			if !frozen(l.box) || requests.Load() == 0 {
+				l.t.Errorf("frozen %v, %d requests", frozen(l.box), requests.Load())
 			}
 			l.idle <- struct{}{}
 			l.invoke("r2")
@@ -517,7 +514,7 @@ func TestRequestSurvivesFreezing(t *testing.T) {
 
 // TestSubscriptionWindow: it closes with the initialisation, for every extension.
 func TestSubscriptionWindow(t *testing.T) {
-	var got string
+	var got atomic.Value
 	late := func(p *fake.Proc) sandbox.Exit {
 		o := newObserver()
 		c := p.Client()
@@ -541,7 +538,7 @@ func TestSubscriptionWindow(t *testing.T) {
 			}
 			b, _ := io.ReadAll(a.Body)
 			a.Body.Close()
-			got = fmt.Sprint(a.StatusCode, " ", strings.TrimSpace(string(b)))
+			got.Store(fmt.Sprint(a.StatusCode, " ", strings.TrimSpace(string(b))))
 		}
 		<-p.Killed()
 		return sandbox.Exit{}
@@ -549,8 +546,8 @@ func TestSubscriptionWindow(t *testing.T) {
 	live(t, map[string]fake.Program{bootstrap: takes(30*time.Millisecond, ""), "/opt/extensions/late": late}, nil, func(l *life) {
 		l.invoke("r1")
 		<-l.idle
-		if want := `403 {"errorMessage":"Telemetry API subscription is closed","errorType":"Telemetry.SubscriptionClosed"}`; got != want {
-			l.t.Errorf("got %s\nwant %s", got, want)
+		if want := `403 {"errorMessage":"Telemetry API subscription is closed","errorType":"Telemetry.SubscriptionClosed"}`; got.Load() != want {
+			l.t.Errorf("got %s\nwant %s", got.Load(), want)
 		}
 	})
 }
