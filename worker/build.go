@@ -91,6 +91,10 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 	}
 	steps.lap("archives")
 
+	var egress sandbox.Egress
+	if w.cfg.Egress != nil {
+		egress = w.cfg.Egress(v)
+	}
 	sb, err := w.cfg.Driver.Create(ctx, sandbox.Spec{
 		ID: inst.id,
 		Mounts: append([]sandbox.Mount{
@@ -101,6 +105,7 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 		MemoryBytes:  int64(v.MemoryMB) << 20,
 		MaxProcesses: maxProcesses,
 		MaxFiles:     maxFiles,
+		Egress:       egress,
 	})
 	if err != nil {
 		return failed(v, "create its sandbox", err)

@@ -54,6 +54,9 @@ type Config struct {
 	Credentials func(v *lambdad.Version, environmentID string) (lambdad.Credentials, func())
 	// Endpoint answers AWS requests from inside an environment; nil: none does.
 	Endpoint func(environmentID string) http.Handler
+	// Egress says what the environments of a version reach outside, within what
+	// the driver allows; nil: all of that.
+	Egress func(v *lambdad.Version) sandbox.Egress
 	// Reserve says why no environment may be made now, such as a full disk; nil:
 	// always. Logs are not written while it fails.
 	Reserve func() error

@@ -8,12 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/datadir"
+	"github.com/lambdad/lambdad/sandbox"
 )
 
 // Config holds every setting of a server. Each is a flag of `lambdad serve` and,
@@ -26,6 +29,7 @@ type Config struct {
 	Auth        string   `toml:"auth"`         // verify, any
 	Region      string   `toml:"region"`       // shown and used where a request names none
 	Isolation   string   `toml:"isolation"`    // auto, root, plain
+	Egress      string   `toml:"egress"`       // off, internet, all
 	LogLevel    string   `toml:"log-level"`    // debug, info, warn, error
 	IdleTimeout duration `toml:"idle-timeout"` // unused environments are shut down after it
 	FreezeDelay duration `toml:"freeze-delay"` // between the end of an invocation and the freeze
@@ -34,6 +38,42 @@ type Config struct {
 	Starts      int      `toml:"starts"`       // environments initialising at once
 	Memory      int      `toml:"memory"`       // MiB all environments may hold together
 	DiskReserve int      `toml:"disk-reserve"` // MiB of disk that are left free
+
+	FunctionEgress functionEgress `toml:"function-egress"` // a narrower egress for single functions, by name
+}
+
+// functionEgress is what single functions reach, by their names. As a flag it is
+// NAME=VALUE, repeated or separated by commas.
+type functionEgress map[string]string
+
+// String implements flag.Value.
+func (e *functionEgress) String() string {
+	var list []string
+	for name, value := range *e {
+		list = append(list, name+"="+value)
+	}
+	slices.Sort(list)
+	return strings.Join(list, ",")
+}
+
+// Set implements flag.Value.
+func (e *functionEgress) Set(s string) error {
+	if *e == nil {
+		*e = functionEgress{}
+	}
+	for one := range strings.SplitSeq(s, ",") {
+		name, value, ok := strings.Cut(one, "=")
+		if !ok || name == "" {
+			return fmt.Errorf("%q: it must be NAME=off, NAME=internet or NAME=all", one)
+		}
+		(*e)[name] = value
+	}
+	return nil
+}
+
+// egressOf is what a function reaches outside.
+func (c *Config) egressOf(v *lambdad.Version) sandbox.Egress {
+	return sandbox.Egress(c.FunctionEgress[v.Function]).Within(sandbox.Egress(c.Egress))
 }
 
 // duration is a time.Duration that a TOML file writes as "3s".
@@ -52,6 +92,7 @@ func defaults() Config {
 		Auth:        "verify",
 		Region:      "us-east-1",
 		Isolation:   "auto",
+		Egress:      string(sandbox.EgressAll),
 		LogLevel:    "info",
 		IdleTimeout: duration{5 * time.Minute},
 		FreezeDelay: duration{2 * time.Millisecond},
@@ -69,6 +110,8 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.Auth, "auth", c.Auth, "`mode`: verify checks signatures; any accepts every key, on loopback only")
 	fs.StringVar(&c.Region, "region", c.Region, "`name` shown by env and used where a request names none")
 	fs.StringVar(&c.Isolation, "isolation", c.Isolation, "`tier`: auto tries root, then plain; root or plain insists")
+	fs.StringVar(&c.Egress, "egress", c.Egress, egressUsage)
+	fs.Var(&c.FunctionEgress, "function-egress", "`NAME=reach` narrows it for a function; repeat for more")
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "`level` of the server's own log: debug, info, warn or error")
 	fs.DurationVar(&c.IdleTimeout.Duration, "idle-timeout", c.IdleTimeout.Duration, "`duration` after which an unused environment is shut down")
 	fs.DurationVar(&c.FreezeDelay.Duration, "freeze-delay", c.FreezeDelay.Duration, "`duration` an idle environment stays unfrozen, at most 5ms; 0s freezes at once")
@@ -78,6 +121,9 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.IntVar(&c.Memory, "memory", c.Memory, "`MiB` all environments may hold together; 0 leaves the host an eighth of its memory")
 	fs.IntVar(&c.DiskReserve, "disk-reserve", c.DiskReserve, "`MiB` of disk left free: below it creates and new environments are refused")
 }
+
+// egressUsage documents --egress, which three commands have.
+const egressUsage = "`reach` of functions outside: off, internet (no private ranges) or all (whatever the host routes)"
 
 // load reads the command line over the file over the defaults.
 func load(fs *flag.FlagSet, args []string) (Config, error) {
@@ -121,8 +167,14 @@ func (c *Config) check() error {
 	err := errors.Join(
 		oneOf("auth", c.Auth, "verify", "any"),
 		oneOf("isolation", c.Isolation, "auto", "root", "plain"),
+		oneOf("egress", c.Egress, "off", "internet", "all"),
 		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
 	)
+	for name, value := range c.FunctionEgress {
+		if e := oneOf("function-egress", value, "off", "internet", "all"); e != nil {
+			err = errors.Join(err, fmt.Errorf("%w (for function %s)", e, name))
+		}
+	}
 	if c.FreezeDelay.Duration < 0 || c.FreezeDelay.Duration > 5*time.Millisecond {
 		err = errors.Join(err, fmt.Errorf("--freeze-delay %v: it must be from 0s to 5ms", c.FreezeDelay))
 	}

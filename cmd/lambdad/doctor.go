@@ -21,12 +21,17 @@ import (
 func doctorCommand(ctx context.Context, std stdio, args []string) error {
 	fs := newFlags(std, "doctor")
 	isolation := fs.String("isolation", "auto", "`tier` to examine: auto, root or plain")
+	egress := fs.String("egress", string(sandbox.EgressAll), egressUsage)
 	output := fs.String("output", "table", "`form`: table or json")
 	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err
 	}
 	if *output != "table" && *output != "json" {
 		fmt.Fprintf(std.err, "lambdad doctor: --output %q: it must be table or json\n", *output)
+		return errUsage
+	}
+	if *egress != "off" && *egress != "internet" && *egress != "all" {
+		fmt.Fprintf(std.err, "lambdad doctor: --egress %q: it must be off, internet or all\n", *egress)
 		return errUsage
 	}
 	dir, err := scratchDir("lambdad-doctor-")
@@ -38,7 +43,7 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 	// The probes' own log says why the stronger tier was left.
 	var probes strings.Builder
 	log := slog.New(slog.NewTextHandler(&probes, nil))
-	driver, err := newDriver(ctx, *isolation, uuid.NewString()[:8], dir, 0, log)
+	driver, err := newDriver(ctx, *isolation, uuid.NewString()[:8], dir, 0, sandbox.Egress(*egress), log)
 	if err != nil {
 		return err
 	}

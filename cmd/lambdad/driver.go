@@ -14,10 +14,11 @@ import (
 
 // newDriver chooses the tier by trying it, never from the user id. "auto" takes
 // the strongest that works here; a named tier is that one or an error. What
-// sandboxes write lies in dir and leaves reserve bytes of its disk free.
-func newDriver(ctx context.Context, isolation, id, dir string, reserve int64, log *slog.Logger) (sandbox.Driver, error) {
+// sandboxes write lies in dir and leaves reserve bytes of its disk free. A tier that
+// cannot keep a narrower egress than everything is not taken silently for one.
+func newDriver(ctx context.Context, isolation, id, dir string, reserve int64, egress sandbox.Egress, log *slog.Logger) (sandbox.Driver, error) {
 	if isolation != "plain" {
-		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Logger: log})
+		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Egress: egress, Logger: log})
 		if err == nil {
 			return d, nil
 		}
@@ -25,6 +26,9 @@ func newDriver(ctx context.Context, isolation, id, dir string, reserve int64, lo
 			return nil, fmt.Errorf("isolation tier %s does not work here: %w", isolation, err)
 		}
 		log.Warn("isolating with plain processes: the root tier does not work here", "why", err)
+	}
+	if egress != sandbox.EgressAll {
+		return nil, fmt.Errorf("--egress %s needs isolation tier root, which plain processes are not: they have the host's own network (--egress all accepts that)", egress)
 	}
 	d, err := process.New(ctx, process.Config{ID: id, Dir: dir, Logger: log})
 	if err != nil {

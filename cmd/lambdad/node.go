@@ -60,9 +60,12 @@ type node struct {
 // newNode wires a node and starts its background work. What a dead process with
 // the same host id left is swept first.
 func newNode(ctx context.Context, c nodeConfig) (*node, error) {
-	driver, err := newDriver(ctx, c.Isolation, c.HostID, c.Paths.run, int64(c.DiskReserve)<<20, c.Log)
+	driver, err := newDriver(ctx, c.Isolation, c.HostID, c.Paths.run, int64(c.DiskReserve)<<20, sandbox.Egress(c.Egress), c.Log)
 	if err != nil {
 		return nil, err
+	}
+	if driver.Tier() == "plain" && len(c.FunctionEgress) > 0 {
+		return nil, errors.Join(errors.New("--function-egress needs isolation tier root, which plain processes are not: they have the host's own network"), driver.Close())
 	}
 	if err := driver.Sweep(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("sweeping what an earlier server left: %w", err), driver.Close())
@@ -88,6 +91,7 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 		Credentials:  c.Credentials,
 		Endpoint:     c.Endpoint,
 		Reserve:      c.Reserve,
+		Egress:       c.egressOf,
 		Logger:       c.Log,
 	})
 	n.frontend = frontend.New(c.Versions, placement.New(n.worker, concurrencyLimit))

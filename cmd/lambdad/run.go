@@ -22,6 +22,7 @@ import (
 	"github.com/lambdad/lambdad/archive"
 	"github.com/lambdad/lambdad/blob"
 	"github.com/lambdad/lambdad/mem"
+	"github.com/lambdad/lambdad/sandbox"
 )
 
 // runOptions are the flags of lambdad run.
@@ -33,6 +34,7 @@ type runOptions struct {
 	runtime   string
 	name      string
 	isolation string
+	egress    string
 	logLevel  string
 	memory    int
 	timeout   time.Duration
@@ -57,6 +59,7 @@ func runCommand(ctx context.Context, std stdio, args []string) error {
 	fs.StringVar(&o.runtime, "runtime", "", "`identifier` such as python3.13 (default: provided.al2023 where the directory or a layer has a bootstrap, else the host's python3)")
 	fs.StringVar(&o.name, "name", "", "`name` of the function (default: that of the directory)")
 	fs.StringVar(&o.isolation, "isolation", "auto", "`tier`: auto, root or plain")
+	fs.StringVar(&o.egress, "egress", string(sandbox.EgressAll), egressUsage)
 	fs.StringVar(&o.logLevel, "log-level", "warn", "`level` of lambdad's own log: debug, info, warn or error")
 	fs.IntVar(&o.memory, "memory", 128, "`MB` of memory")
 	fs.DurationVar(&o.timeout, "timeout", 3*time.Second, "`duration` the function may take, in whole seconds")
@@ -132,7 +135,7 @@ func runOnce(ctx context.Context, std stdio, o runOptions, dir string, event []b
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 
 	cfg := defaults()
-	cfg.Isolation, cfg.LogLevel = o.isolation, o.logLevel
+	cfg.Isolation, cfg.Egress, cfg.LogLevel = o.isolation, o.egress, o.logLevel
 	cfg.DataDir = scratch
 	cfg.DiskReserve = 0
 	if err := cfg.check(); err != nil {
