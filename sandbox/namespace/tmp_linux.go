@@ -312,7 +312,8 @@ func mountExt4(source string) (*tmpImage, error) {
 func (t *tmpImages) attach(image int) (int, string, error) {
 	t.attaching.Lock()
 	defer t.attaching.Unlock()
-	// Others on the host may take the same device between the calls.
+	// Others on the host may take or remove the same device between the calls.
+	var last error
 	for range 100 {
 		n, err := unix.IoctlRetInt(int(t.control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
@@ -323,6 +324,10 @@ func (t *tmpImages) attach(image int) (int, string, error) {
 			t.made = append(t.made, n)
 		}
 		loop, source, err := t.open(n)
+		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+			last = err
+			continue
+		}
 		if err != nil {
 			return -1, "", err
 		}
@@ -334,11 +339,11 @@ func (t *tmpImages) attach(image int) (int, string, error) {
 			return loop, source, nil
 		}
 		unix.Close(loop)
-		if !errors.Is(err, unix.EBUSY) {
+		if last = err; !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENXIO) {
 			return -1, "", fmt.Errorf("attach an image to /dev/loop%d: %w", n, err)
 		}
 	}
-	return -1, "", errors.New("attach an image: others took every loop device offered")
+	return -1, "", fmt.Errorf("attach an image: others took every loop device offered: %w", last)
 }
 
 // loopMajor is the major number of loop devices.

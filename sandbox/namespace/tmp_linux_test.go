@@ -170,8 +170,10 @@ func TestTmpOwnNode(t *testing.T) {
 func TestTmpDirectIO(t *testing.T) {
 	i := images(t, 0)
 	probe, err := os.OpenFile(i.dir, unix.O_TMPFILE|os.O_RDWR|unix.O_DIRECT, 0o600)
+	direct := "1"
 	if err != nil {
-		t.Skipf("no direct I/O in %s: %v", i.dir, err)
+		t.Logf("no direct I/O in %s: %v", i.dir, err)
+		direct = "0"
 	}
 	probe.Close()
 	m, err := i.make(t.Context(), tmpDefault)
@@ -182,7 +184,7 @@ func TestTmpDirectIO(t *testing.T) {
 	if len(list) != 1 {
 		t.Fatalf("loop devices %v", list)
 	}
-	for file, want := range map[string]string{"dio": "1", "autoclear": "1"} {
+	for file, want := range map[string]string{"dio": direct, "autoclear": "1"} {
 		if b, err := os.ReadFile(filepath.Join(filepath.Dir(list[0]), file)); err != nil || strings.TrimSpace(string(b)) != want {
 			t.Errorf("%s: %q %v", file, b, err)
 		}
