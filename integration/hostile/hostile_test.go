@@ -298,7 +298,7 @@ func TestExhaustion(t *testing.T) {
 	}{
 		{"processes", "greedy", order{Do: "fork bomb", N: 8, MS: 1500}, 0, false},
 		{"memory", "small", order{Do: "memory bomb"}, 0, true},
-		{"tmp", "greedy", order{Do: "fill", N: 4096}, 600, false},
+		{"tmp", "greedy", order{Do: "fill", N: 4096, MS: 8000}, 600, false},
 		{"inodes", "large", order{Do: "inodes", N: 400_000, MS: 4000}, 200_000, false},
 		{"inotify", "greedy", order{Do: "inotify", N: 5000, MS: 500}, 1100, false},
 		{"asynchronous I/O", "greedy", order{Do: "aio", N: 60_000, MS: 500}, 1, false},

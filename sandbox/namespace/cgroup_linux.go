@@ -577,6 +577,8 @@ func (g *group) buildParty(p *party, name string) error {
 		if err := mkdir(memory); err != nil {
 			return err
 		}
+		// Counts what TCP connections hold; the sandbox's group has the limit.
+		_ = writeFile(memory+"/memory.kmem.tcp.limit_in_bytes", "-1")
 	}
 	if d := g.h.v1["cpuacct"]; d != "" && g.h.v2 == "" {
 		if cpuacct = g.path(d, name); cpuacct != memory {

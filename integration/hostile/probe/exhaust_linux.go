@@ -121,7 +121,7 @@ func fillTmp(r *report, o order) {
 	}
 	defer f.Close()
 	buf := bytes.Repeat([]byte{7}, 1<<20)
-	for r.N < o.N {
+	for end := time.Now().Add(time.Duration(o.MS) * time.Millisecond); r.N < o.N && time.Now().Before(end); {
 		if _, err := f.Write(buf); err != nil {
 			r.Err = err.Error()
 			return
