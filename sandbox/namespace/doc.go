@@ -20,9 +20,17 @@
 // How it ends. The init dies with the daemon's thread that made the spawner
 // (parent-death signal), and with it everything in its pid namespace, frozen or
 // not where the v2 freezer exists. Destroy kills the init, waits until the
-// kernel says that the namespace is empty, and removes the groups. Everything
-// else is held by descriptors and has no name on the host. Group directories are
-// called lambdad-<id>; Sweep removes those of a dead daemon with the same id.
+// kernel says that the namespace is empty, and removes the groups and the link.
+// Everything else is held by descriptors and has no name on the host. Group
+// directories are called lambdad-<id>; Sweep removes those of a dead daemon with
+// the same id.
+//
+// The way out (Config.Egress) is a pair of links for each sandbox, called lmb, a
+// hash of the id and a number; one nftables table lambdad_<id> for all of them;
+// and the forwarding of the host's uplinks, which is switched back by whoever
+// removes the table. egress_linux.go has the links, firewall_linux.go the rules,
+// dns_linux.go how names are found. Without proof that packets are filtered and
+// forwarded, a sandbox has its loopback alone.
 //
 // Memory figures: usage_linux.go says how the peak is measured.
 package namespace

@@ -20,7 +20,8 @@ import (
 const sweepLimit = 10 * time.Second
 
 // Sweep removes what a dead daemon with the same id left: the control groups and
-// whatever still runs in them. Nothing else outlives a daemon.
+// whatever still runs in them, links, and the table with what it switched. Nothing
+// else outlives a daemon.
 func (d *Driver) Sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepLimit)
 	defer cancel()
