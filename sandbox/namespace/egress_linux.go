@@ -42,6 +42,7 @@ type egress struct {
 	res  resolving
 
 	gateway netip.Addr
+	known   []string      // what the table's set of switched interfaces has
 	free    chan struct{} // closed by close
 
 	mu    sync.Mutex
@@ -260,7 +261,12 @@ func (e *egress) refresh(c *nftables.Conn) error {
 		}
 	}
 	if own == nil {
-		return fmt.Errorf("nftables table %s is gone: sandboxes have no way out until lambdad is started again", e.wall.table)
+		// Somebody flushed all tables: without ours, sandboxes would reach the host.
+		e.log.Warn("the nftables table was removed by somebody else and is made again", "table", e.wall.table)
+		if err := e.wall.install(e.known); err != nil {
+			return err
+		}
+		own, mine = &nftables.Table{Family: nftables.TableFamilyINet, Name: e.wall.table}, e.known
 	}
 	set, err := c.GetSetByName(own, setSwitched)
 	if err != nil {
@@ -308,6 +314,10 @@ func (e *egress) refresh(c *nftables.Conn) error {
 				return err
 			}
 		}
+	}
+	e.known = slices.Concat(mine, fresh)
+	if !machine && len(e.known) > 0 && !slices.Contains(e.known, machineOff) {
+		e.known = append(e.known, machineOff)
 	}
 	e.mu.Lock()
 	e.mtu = mtu

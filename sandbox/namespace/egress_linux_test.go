@@ -377,6 +377,25 @@ func TestHostEgress(t *testing.T) {
 		}
 		reached(t, a, publicAddress)
 	})
+	t.Run("flushed", func(t *testing.T) {
+		during := state(t)
+		c, err := nftables.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: d.egress.wall.table})
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := locked(func() error { return d.egress.refresh(c) }); err != nil {
+			t.Fatal(err)
+		}
+		if now := state(t); now != during {
+			t.Errorf("before:\n%s\nafter:\n%s", during, now)
+		}
+		refused(t, a, hostAddress)
+		reached(t, a, publicAddress)
+	})
 	t.Run("nobody comes in", func(t *testing.T) {
 		// A neighbour of the host that knows the address and sends by way of the host.
 		in, err := w.t.netlinkIn(w.outer)
