@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"sync"
 	"syscall"
 	"time"
@@ -152,7 +153,8 @@ func (e *Environment) begin() (*generation, error) {
 		g.oomKills = u.OOMKills
 	}
 	g.served.Go(func() {
-		if err := g.api.Serve(l); err != nil {
+		// A sandbox that is destroyed closes its listeners first.
+		if err := g.api.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) {
 			e.log.Error("the Runtime API of an environment stopped", "err", err)
 		}
 	})

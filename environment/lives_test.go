@@ -612,7 +612,7 @@ func TestKillAnswersNobody(t *testing.T) {
 		}
 		<-l.Done()
 		if strings.Contains(l.logger.String(), "ERROR") {
-			t.Error("a kill is no fault")
+			t.Error("a kill is no fault:", l.logger.String())
 		}
 	})
 }

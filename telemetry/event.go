@@ -3,7 +3,8 @@
 //
 // One Stream per environment keeps them in order. Readers are Sinks: log files
 // (Files), the tail a caller asked for (Tail), a bounded queue for whoever reads
-// at its own pace (Queue), the phases as spans (Timeline). A sink must never
+// at its own pace (Queue), the phases as spans (Timeline), and what extensions
+// subscribed to (Subscriptions). A sink must never
 // block, so a writer never waits for a reader; what a bounded sink cannot keep
 // it drops and counts.
 //

@@ -15,14 +15,14 @@ import (
 type gate struct {
 	mu         sync.Mutex
 	held, shut bool
-	moved      chan struct{} // closed by resume
+	moved      chan struct{} // closed by resume; nil: nobody waits
 	writing    map[*gatedConn]struct{}
 	quiet      sync.Cond // writing is empty
 	shuts      int       // how often it was shut
 }
 
 func newGate() *gate {
-	g := &gate{moved: make(chan struct{}), writing: map[*gatedConn]struct{}{}}
+	g := &gate{writing: map[*gatedConn]struct{}{}}
 	g.quiet.L = &g.mu
 	return g
 }
@@ -56,8 +56,10 @@ func (g *gate) resume() {
 	defer g.mu.Unlock()
 	if g.held {
 		g.held, g.shut = false, false
-		close(g.moved)
-		g.moved = make(chan struct{})
+		if g.moved != nil {
+			close(g.moved)
+			g.moved = nil
+		}
 	}
 }
 
@@ -68,6 +70,14 @@ func (g *gate) blocked() <-chan struct{} {
 	defer g.mu.Unlock()
 	if !g.held {
 		return nil
+	}
+	return g.wait()
+}
+
+// wait returns what resume closes.
+func (g *gate) wait() <-chan struct{} {
+	if g.moved == nil {
+		g.moved = make(chan struct{})
 	}
 	return g.moved
 }
@@ -163,7 +173,7 @@ func (c *gatedConn) enter() bool {
 			g.mu.Unlock()
 			return true
 		}
-		moved := g.moved
+		moved := g.wait()
 		g.mu.Unlock()
 		select {
 		case <-moved:
