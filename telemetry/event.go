@@ -4,9 +4,8 @@
 // One Stream per environment keeps them in order. Readers are Sinks: log files
 // (Files), the tail a caller asked for (Tail), a bounded queue for whoever reads
 // at its own pace (Queue), the phases as spans (Timeline), and what extensions
-// subscribed to (Subscriptions). A sink must never
-// block, so a writer never waits for a reader; what a bounded sink cannot keep
-// it drops and counts.
+// subscribed to (Subscriptions). A sink must never block, so a writer never waits
+// for a reader; what a bounded sink cannot keep it drops and counts.
 //
 // Records follow the Telemetry API (spec: telemetry-api.md section 4) in the
 // names, the types and the order of their members. AppendText renders an event

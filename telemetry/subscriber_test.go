@@ -912,19 +912,23 @@ func TestRealListener(t *testing.T) {
 }
 
 // BenchmarkDelivery is how fast lines that a process writes get through one
-// stream to HTTP subscribers on real sockets. Nothing is lost: the writer waits
-// when the buffer is half full, which a function cannot, so see also "dropped" of
-// BenchmarkDeliveryUnpaced.
+// stream to HTTP subscribers on real sockets, with a writer that waits when the
+// buffer is half full, so that nothing is lost.
 func BenchmarkDelivery(b *testing.B) {
 	for _, subscribers := range []int{1, 10} {
-		b.Run(fmt.Sprintf("subscribers=%d", subscribers), func(b *testing.B) { benchDelivery(b, subscribers, true) })
+		b.Run(fmt.Sprintf("subscribers=%d", subscribers), func(b *testing.B) { benchDelivery(b, subscribers, 0) })
 	}
 }
 
-// BenchmarkDeliveryUnpaced writes as fast as the stream takes it.
-func BenchmarkDeliveryUnpaced(b *testing.B) { benchDelivery(b, 1, false) }
+// BenchmarkDeliveryAtARate writes so many lines a second by the clock, and waits for
+// nobody, as a function does.
+func BenchmarkDeliveryAtARate(b *testing.B) {
+	for _, rate := range []int{100_000, 300_000} {
+		b.Run(fmt.Sprintf("lines/s=%d", rate), func(b *testing.B) { benchDelivery(b, 1, rate) })
+	}
+}
 
-func benchDelivery(b *testing.B, subscribers int, paced bool) {
+func benchDelivery(b *testing.B, subscribers, rate int) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Skip(err)
@@ -962,9 +966,14 @@ func benchDelivery(b *testing.B, subscribers int, paced bool) {
 	out := NewLines(stream, TypeFunctionLine)
 	b.ReportAllocs()
 	b.ResetTimer()
+	begun := time.Now()
 	for i := 0; i < b.N; i += chunk {
 		out.Write(text)
-		for paced && subs.Buffered() > subscribers*maxBuffered/2 {
+		if rate > 0 {
+			time.Sleep(time.Duration(i)*time.Second/time.Duration(rate) - time.Since(begun))
+			continue
+		}
+		for subs.Buffered() > subscribers*maxBuffered/2 {
 			time.Sleep(100 * time.Microsecond)
 		}
 	}
