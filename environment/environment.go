@@ -45,7 +45,7 @@ var ErrEnded = errors.New("environment: ended")
 const (
 	runtimeAPIAddress = "127.0.0.1:9001"
 	endpointAddress   = "127.0.0.1:4566"
-	maxEndpointConns  = 512
+	maxEndpointConns  = 128
 )
 
 // tailWait is how long an answer with the tail of the log waits for the end of
@@ -720,7 +720,7 @@ func (e *Environment) serveEndpoint() error {
 		return fmt.Errorf("environment: listen for AWS calls inside the sandbox: %w", err)
 	}
 	e.endpoint = "http://" + l.Addr().String()
-	e.endpointHTTP = &http.Server{Handler: e.cfg.Endpoint, MaxHeaderBytes: 256 << 10, ErrorLog: log.New(io.Discard, "", 0)}
+	e.endpointHTTP = &http.Server{Handler: e.cfg.Endpoint, MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	e.endpointDone = make(chan struct{})
 	go func() {
 		defer close(e.endpointDone)
