@@ -437,7 +437,9 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 		fault = e.reset(ctx, "failure")
 		e.enter(StateBusy)
 	}
-	e.gen.resume()
+	if e.frozenAt.IsZero() { // thawed; nothing is written to who is not
+		e.gen.resume()
+	}
 
 	begun := time.Now()
 	limit := time.NewTimer(timeout)
