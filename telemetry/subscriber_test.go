@@ -558,6 +558,8 @@ func TestLiars(t *testing.T) {
 				defer func() {
 					l.Close()
 					r.subs.End()
+					mu.Lock()
+					defer mu.Unlock()
 					for _, c := range conns {
 						c.Close()
 					}
