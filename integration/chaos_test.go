@@ -166,7 +166,7 @@ func (b *book) work(t *testing.T, s *harness.Server, round int) map[string]int64
 				FunctionName: aws.String(name), Description: aws.String(fmt.Sprint("update ", round, ".", i))})
 			return err
 		})
-		time.Sleep(50 * time.Millisecond) // an update retires what is frozen
+		time.Sleep(20 * time.Millisecond) // an update retires what is frozen
 	})
 	loop(func(int) {
 		b.mu.Lock()
