@@ -322,7 +322,9 @@ func TestExhaustion(t *testing.T) {
 			s.during(t, func() {
 				r, err := s.attack(t.Context(), c.on, c.o)
 				t.Logf("possible: %d; %s %v", r.N, r.Err, err)
-				// An attacker that hurts itself is none of ours.
+				if err != nil && !c.fail {
+					t.Errorf("the attack itself failed: %v", err)
+				}
 				if err == nil && c.fail {
 					t.Errorf("the attack succeeded: %+v", r)
 				}
