@@ -28,10 +28,10 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 // Bounds of what an attack may do to others.
 const (
-	answerWithin = time.Second // another function's answer
-	goneWithin   = time.Second // the attacker, after the decision: 250 ms and room for a busy machine
-	memoryGrowth = 192 << 20   // of the daemon
-	fdGrowth     = 900         // of the daemon: all connections that one environment may have, and some
+	answerWithin = time.Second            // another function's answer
+	goneWithin   = 250 * time.Millisecond // the attacker, after the decision
+	memoryGrowth = 192 << 20              // of the daemon
+	fdGrowth     = 900                    // of the daemon: all connections that one environment may have, and some
 )
 
 // secret is in the neighbour's code, layer-like file and environment.
