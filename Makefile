@@ -7,7 +7,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10s
 
-.PHONY: build demo test test-hostile check race fuzz bench clean needs
+# Debian packages without which some tests skip.
+TEST_PACKAGES = e2fsprogs gcc gcc-aarch64-linux-gnu
+
+.PHONY: build demo test test-hostile test-packages check race fuzz bench clean needs
 
 needs:
 	@v=$$($(GO) env GOVERSION 2>/dev/null | sed 's/^go//'); \
@@ -30,6 +33,12 @@ demo: build
 ## test: every suite but the hostile one; what needs root skips with a reason without it
 test: needs
 	$(GO) test $(GOTESTFLAGS) -timeout 20m $$($(GO) list ./... | grep -v /integration/hostile)
+
+## test-packages: install what tests skip without (root, Debian or Ubuntu)
+test-packages:
+	@missing=; for p in $(TEST_PACKAGES); do \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
 ## test-hostile: code inside tries to break out and to starve everyone else (root)
 test-hostile: needs
