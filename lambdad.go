@@ -36,6 +36,16 @@ type Version struct {
 	Tracing string // PassThrough or Active
 }
 
+// A Target is what a function name and a qualifier mean at one moment: a version,
+// or the two between which a weighted alias divides its invocations.
+type Target struct {
+	Version *Version
+	// Additional gets the share Weight of the invocations; nil without a routing
+	// configuration.
+	Additional *Version
+	Weight     float64 // 0..1
+}
+
 // An Archive is a code or layer package in the blob store.
 type Archive struct {
 	ARN      string // layer version ARN; empty for function code

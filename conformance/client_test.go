@@ -325,7 +325,7 @@ func TestEnvironmentCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	creds, release := s.keys.Mint(version, "0123")
+	creds, release := s.keys.Mint(version.Version, "0123")
 	inside := newSandboxServer(t, s)
 	c := inside.client(&creds)
 

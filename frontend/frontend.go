@@ -23,7 +23,7 @@ import (
 // ResourceNotFoundException or the ResourceConflictException of a function that
 // is not active.
 type Versions interface {
-	Resolve(ctx context.Context, account, region, function, qualifier string) (*lambdad.Version, error)
+	Resolve(ctx context.Context, account, region, function, qualifier string) (lambdad.Target, error)
 }
 
 // A Placer runs an invocation with its version resolved, or throttles:
@@ -62,9 +62,13 @@ func (f *Frontend) DryRun(ctx context.Context, inv *lambdad.Invocation) error {
 var empty = []byte("{}")
 
 func (f *Frontend) admit(ctx context.Context, inv *lambdad.Invocation) error {
-	v, err := f.versions.Resolve(ctx, inv.Account, inv.Region, inv.Function, inv.Qualifier)
+	target, err := f.versions.Resolve(ctx, inv.Account, inv.Region, inv.Function, inv.Qualifier)
 	if err != nil {
 		return err
+	}
+	v := target.Version
+	if target.Additional != nil && rand.Float64() < target.Weight {
+		v = target.Additional
 	}
 	if len(inv.Payload) > lambdad.MaxRequestPayload {
 		return lambdad.Errorf("RequestEntityTooLargeException",

@@ -320,6 +320,6 @@ func functionName(s string) string {
 type oneVersion struct{ v *lambdad.Version }
 
 // Resolve implements frontend.Versions.
-func (o oneVersion) Resolve(context.Context, string, string, string, string) (*lambdad.Version, error) {
-	return o.v, nil
+func (o oneVersion) Resolve(context.Context, string, string, string, string) (lambdad.Target, error) {
+	return lambdad.Target{Version: o.v}, nil
 }

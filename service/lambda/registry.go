@@ -141,7 +141,7 @@ func (r *Registry) Run(ctx context.Context) error {
 }
 
 // Resolve implements frontend.Versions. It answers from memory.
-func (r *Registry) Resolve(_ context.Context, account, region, name, qualifier string) (*lambdad.Version, error) {
+func (r *Registry) Resolve(_ context.Context, account, region, name, qualifier string) (lambdad.Target, error) {
 	r.mu.RLock()
 	f := r.functions[scope{account, region}][name]
 	r.mu.RUnlock()
@@ -149,13 +149,13 @@ func (r *Registry) Resolve(_ context.Context, account, region, name, qualifier s
 		if qualifier == "" {
 			qualifier = latest
 		}
-		return nil, functionNotFound(functionRef{account, region, name, qualifier})
+		return lambdad.Target{}, functionNotFound(functionRef{account, region, name, qualifier})
 	}
 	if f.live == nil {
-		return nil, lambdad.Errorf("ResourceConflictException",
+		return lambdad.Target{}, lambdad.Errorf("ResourceConflictException",
 			"The operation cannot be performed at this time. The function is currently in the following state: %s", f.rec.State)
 	}
-	return f.live, nil
+	return lambdad.Target{Version: f.live}, nil
 }
 
 // function returns a function, or nil.

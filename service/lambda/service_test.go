@@ -289,14 +289,14 @@ func TestRecovery(t *testing.T) {
 
 	d := newRig(t, s, blobs, nil)
 	v, err := d.registry.Resolve(t.Context(), testAccount, testRegion, "created", "")
-	if err != nil || v.Timeout != 3*time.Second {
+	if err != nil || v.Version.Timeout != 3*time.Second {
 		t.Errorf("what ran before the update: %v %v", v, err)
 	}
 	d.run()
 	if f := d.settled("created"); f["LastUpdateStatus"] != "Successful" || f["Timeout"] != 7.0 {
 		t.Errorf("after a crash in update: %v", f)
 	}
-	if v, err = d.registry.Resolve(t.Context(), testAccount, testRegion, "created", ""); err != nil || v.Timeout != 7*time.Second {
+	if v, err = d.registry.Resolve(t.Context(), testAccount, testRegion, "created", ""); err != nil || v.Version.Timeout != 7*time.Second {
 		t.Errorf("what runs after the update: %v %v", v, err)
 	}
 }
@@ -328,7 +328,7 @@ func TestUnpackFails(t *testing.T) {
 		t.Errorf("update: %v", f)
 	}
 	after, err := r.registry.Resolve(t.Context(), testAccount, testRegion, "good", "")
-	if err != nil || after.Generation != before.Generation {
+	if err != nil || after.Version.Generation != before.Version.Generation {
 		t.Errorf("another version runs: %v %v", after, err)
 	}
 
@@ -358,7 +358,7 @@ func TestOnChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := <-r.changes, "f "+v.Generation; got != want {
+	if got, want := <-r.changes, "f "+v.Version.Generation; got != want {
 		t.Errorf("change %q, want %q", got, want)
 	}
 	r.call("DELETE", functions+"/f", nil)
