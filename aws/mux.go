@@ -260,6 +260,17 @@ func (m *Mux) serveService(w http.ResponseWriter, r *Request, svc Service, t tar
 	if err != nil {
 		return err
 	}
+	if s, ok := svc.(Streamer); ok && routeErr == nil && s.Streams(r) {
+		done, err := m.stream(w, r, t.auth, secret, mode)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if err := authorise(svc, r); err != nil {
+			return err
+		}
+		return svc.ServeAWS(w, r)
+	}
 	sum, release, err := m.readBody(w, r)
 	if err != nil {
 		return err
