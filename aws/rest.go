@@ -163,6 +163,9 @@ func (b *Binding) Query(name string) *string {
 	return nil
 }
 
+// QueryList returns all values of a query parameter that repeats, or nil.
+func (b *Binding) QueryList(name string) []string { return b.query[name] }
+
 // QueryInt returns a query parameter that is a number, or nil.
 func (b *Binding) QueryInt(name string) *int64 { return b.int(b.Query(name)) }
 

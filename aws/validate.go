@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -164,15 +165,41 @@ func (v *Validator) Map(path string, m map[string]string, c *Constraint) {
 	check("Map value must satisfy constraint: ", c.Value, func(k string) string { return m[k] })
 }
 
+// Numbers is Map for a map of decimal fractions.
+func (v *Validator) Numbers(path string, m map[string]float64, c *Constraint) {
+	if m == nil {
+		return
+	}
+	keys := slices.Sorted(maps.Keys(m))
+	entries := make([]string, len(keys))
+	for i, k := range keys {
+		entries[i] = k + "=" + fraction(m[k])
+	}
+	value := "{" + strings.Join(entries, ", ") + "}"
+	v.Length(path, value, len(m), c)
+	if c.Key != nil {
+		rules := c.Key.stringRules()
+		if slices.ContainsFunc(keys, func(k string) bool { return !passes(rules, k) }) {
+			v.add(value, path, elementText("Map keys must satisfy constraint: ", rules, c.Key))
+		}
+	}
+	if c.Value != nil {
+		rules := c.Value.fractionRules()
+		if slices.ContainsFunc(keys, func(k string) bool { return !passes(rules, m[k]) }) {
+			v.add(value, path, elementText("Map value must satisfy constraint: ", rules, c.Value))
+		}
+	}
+}
+
 // A rule is one constraint and its wording.
 type rule[T any] struct {
 	text string
 	ok   func(T) bool
 }
 
-func passes(rules []rule[string], s string) bool {
+func passes[T any](rules []rule[T], v T) bool {
 	for _, r := range rules {
-		if !r.ok(s) {
+		if !r.ok(v) {
 			return false
 		}
 	}
@@ -180,7 +207,7 @@ func passes(rules []rule[string], s string) bool {
 }
 
 // elementText words the rules of elements: all of them, not only the broken one.
-func elementText(head string, rules []rule[string], c *Constraint) string {
+func elementText[T any](head string, rules []rule[T], c *Constraint) string {
 	texts := make([]string, 0, len(rules)+1)
 	for _, r := range rules {
 		texts = append(texts, r.text)
@@ -206,13 +233,18 @@ func (c *Constraint) lengthRules() (rules []rule[int]) {
 	return rules
 }
 
-func (c *Constraint) valueRules() (rules []rule[float64]) {
+func (c *Constraint) valueRules() []rule[float64] { return c.numberRules(number) }
+
+// fractionRules are valueRules as decimal fractions print them.
+func (c *Constraint) fractionRules() []rule[float64] { return c.numberRules(fraction) }
+
+func (c *Constraint) numberRules(text func(float64) string) (rules []rule[float64]) {
 	if c.Max != nil {
-		rules = append(rules, rule[float64]{"Member must have value less than or equal to " + number(*c.Max),
+		rules = append(rules, rule[float64]{"Member must have value less than or equal to " + text(*c.Max),
 			func(n float64) bool { return n <= *c.Max }})
 	}
 	if c.Min != nil {
-		rules = append(rules, rule[float64]{"Member must have value greater than or equal to " + number(*c.Min),
+		rules = append(rules, rule[float64]{"Member must have value greater than or equal to " + text(*c.Min),
 			func(n float64) bool { return n >= *c.Min }})
 	}
 	return rules
@@ -233,6 +265,15 @@ func (c *Constraint) stringRules() (rules []rule[string]) {
 }
 
 func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+
+// fraction prints a number with at least one decimal place.
+func fraction(f float64) string {
+	s := number(f)
+	if strings.IndexByte(s, '.') < 0 {
+		s += ".0"
+	}
+	return s
+}
 
 // ElementPath is the path of the members of a list's element, counted from 1.
 func ElementPath(list string, i int) string { return list + "." + strconv.Itoa(i+1) + ".member." }

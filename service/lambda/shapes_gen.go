@@ -819,6 +819,323 @@ type ListFunctionsResponse struct {
 	Functions  []FunctionConfiguration `json:"Functions,omitzero"`
 }
 
+// PublishVersionRequest is a shape of the model.
+type PublishVersionRequest struct {
+	FunctionName *string `json:"-"`
+	CodeSha256   *string `json:"CodeSha256,omitzero"`
+	Description  *string `json:"Description,omitzero"`
+	RevisionId   *string `json:"RevisionId,omitzero"`
+	PublishTo    *string `json:"PublishTo,omitzero"`
+}
+
+func (r *PublishVersionRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var publishVersionRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var publishVersionRequestDescription = aws.Constraint{Min: new(float64(0)), Max: new(float64(256))}
+var publishVersionRequestPublishTo = aws.Constraint{Enum: []string{"LATEST_PUBLISHED"}}
+
+func (r *PublishVersionRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &publishVersionRequestFunctionName)
+	v.String("description", r.Description, &publishVersionRequestDescription)
+	v.String("publishTo", r.PublishTo, &publishVersionRequestPublishTo)
+}
+
+// ListVersionsByFunctionRequest is a shape of the model.
+type ListVersionsByFunctionRequest struct {
+	FunctionName *string `json:"-"`
+	Marker       *string `json:"-"`
+	MaxItems     *int64  `json:"-"`
+}
+
+func (r *ListVersionsByFunctionRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Marker = b.Query("Marker")
+	r.MaxItems = b.QueryInt("MaxItems")
+}
+
+var listVersionsByFunctionRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+var listVersionsByFunctionRequestMaxItems = aws.Constraint{Min: new(float64(1)), Max: new(float64(10000))}
+
+func (r *ListVersionsByFunctionRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &listVersionsByFunctionRequestFunctionName)
+	v.Int("maxItems", r.MaxItems, &listVersionsByFunctionRequestMaxItems)
+}
+
+// ListVersionsByFunctionResponse is a shape of the model.
+type ListVersionsByFunctionResponse struct {
+	NextMarker *string                 `json:"NextMarker,omitzero"`
+	Versions   []FunctionConfiguration `json:"Versions,omitzero"`
+}
+
+// CreateAliasRequest is a shape of the model.
+type CreateAliasRequest struct {
+	FunctionName    *string                    `json:"-"`
+	Name            *string                    `json:"Name,omitzero"`
+	FunctionVersion *string                    `json:"FunctionVersion,omitzero"`
+	Description     *string                    `json:"Description,omitzero"`
+	RoutingConfig   *AliasRoutingConfiguration `json:"RoutingConfig,omitzero"`
+}
+
+func (r *CreateAliasRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var createAliasRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var createAliasRequestName = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`(?!^[0-9]+$)([a-zA-Z0-9-_]+)`, `[0-9]*[a-zA-Z\-_][a-zA-Z0-9\-_]*`)}
+var createAliasRequestFunctionVersion = aws.Constraint{Min: new(float64(1)), Max: new(float64(1024)), Pattern: aws.NewPattern(`(\$LATEST(\.PUBLISHED)?|[0-9]+)`, "")}
+var createAliasRequestDescription = aws.Constraint{Min: new(float64(0)), Max: new(float64(256))}
+
+func (r *CreateAliasRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &createAliasRequestFunctionName)
+	v.Required("name", r.Name != nil)
+	v.String("name", r.Name, &createAliasRequestName)
+	v.Required("functionVersion", r.FunctionVersion != nil)
+	v.String("functionVersion", r.FunctionVersion, &createAliasRequestFunctionVersion)
+	v.String("description", r.Description, &createAliasRequestDescription)
+	if r.RoutingConfig != nil {
+		r.RoutingConfig.validate(v, "routingConfig"+".")
+	}
+}
+
+// AliasRoutingConfiguration is a shape of the model.
+type AliasRoutingConfiguration struct {
+	AdditionalVersionWeights map[string]float64 `json:"AdditionalVersionWeights,omitzero"`
+}
+
+var aliasRoutingConfigurationAdditionalVersionWeights = aws.Constraint{Key: &aws.Constraint{Min: new(float64(1)), Max: new(float64(1024)), Pattern: aws.NewPattern(`[0-9]+`, "")}, Value: &aws.Constraint{Min: new(float64(0)), Max: new(float64(1)), NotNull: true}}
+
+func (r *AliasRoutingConfiguration) validate(v *aws.Validator, at string) {
+	v.Numbers(at+"additionalVersionWeights", r.AdditionalVersionWeights, &aliasRoutingConfigurationAdditionalVersionWeights)
+}
+
+// AliasConfiguration is a shape of the model.
+type AliasConfiguration struct {
+	AliasArn        *string                    `json:"AliasArn,omitzero"`
+	Name            *string                    `json:"Name,omitzero"`
+	FunctionVersion *string                    `json:"FunctionVersion,omitzero"`
+	Description     *string                    `json:"Description,omitzero"`
+	RoutingConfig   *AliasRoutingConfiguration `json:"RoutingConfig,omitzero"`
+	RevisionId      *string                    `json:"RevisionId,omitzero"`
+}
+
+// GetAliasRequest is a shape of the model.
+type GetAliasRequest struct {
+	FunctionName *string `json:"-"`
+	Name         *string `json:"-"`
+}
+
+func (r *GetAliasRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Name = b.Path("Name")
+}
+
+var getAliasRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var getAliasRequestName = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`(?!^[0-9]+$)([a-zA-Z0-9-_]+)`, `[0-9]*[a-zA-Z\-_][a-zA-Z0-9\-_]*`)}
+
+func (r *GetAliasRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &getAliasRequestFunctionName)
+	v.Required("name", r.Name != nil)
+	v.String("name", r.Name, &getAliasRequestName)
+}
+
+// UpdateAliasRequest is a shape of the model.
+type UpdateAliasRequest struct {
+	FunctionName    *string                    `json:"-"`
+	Name            *string                    `json:"-"`
+	FunctionVersion *string                    `json:"FunctionVersion,omitzero"`
+	Description     *string                    `json:"Description,omitzero"`
+	RoutingConfig   *AliasRoutingConfiguration `json:"RoutingConfig,omitzero"`
+	RevisionId      *string                    `json:"RevisionId,omitzero"`
+}
+
+func (r *UpdateAliasRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Name = b.Path("Name")
+}
+
+var updateAliasRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var updateAliasRequestName = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`(?!^[0-9]+$)([a-zA-Z0-9-_]+)`, `[0-9]*[a-zA-Z\-_][a-zA-Z0-9\-_]*`)}
+var updateAliasRequestFunctionVersion = aws.Constraint{Min: new(float64(1)), Max: new(float64(1024)), Pattern: aws.NewPattern(`(\$LATEST(\.PUBLISHED)?|[0-9]+)`, "")}
+var updateAliasRequestDescription = aws.Constraint{Min: new(float64(0)), Max: new(float64(256))}
+
+func (r *UpdateAliasRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &updateAliasRequestFunctionName)
+	v.Required("name", r.Name != nil)
+	v.String("name", r.Name, &updateAliasRequestName)
+	v.String("functionVersion", r.FunctionVersion, &updateAliasRequestFunctionVersion)
+	v.String("description", r.Description, &updateAliasRequestDescription)
+	if r.RoutingConfig != nil {
+		r.RoutingConfig.validate(v, "routingConfig"+".")
+	}
+}
+
+// DeleteAliasRequest is a shape of the model.
+type DeleteAliasRequest struct {
+	FunctionName *string `json:"-"`
+	Name         *string `json:"-"`
+}
+
+func (r *DeleteAliasRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Name = b.Path("Name")
+}
+
+var deleteAliasRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var deleteAliasRequestName = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`(?!^[0-9]+$)([a-zA-Z0-9-_]+)`, `[0-9]*[a-zA-Z\-_][a-zA-Z0-9\-_]*`)}
+
+func (r *DeleteAliasRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &deleteAliasRequestFunctionName)
+	v.Required("name", r.Name != nil)
+	v.String("name", r.Name, &deleteAliasRequestName)
+}
+
+// ListAliasesRequest is a shape of the model.
+type ListAliasesRequest struct {
+	FunctionName    *string `json:"-"`
+	FunctionVersion *string `json:"-"`
+	Marker          *string `json:"-"`
+	MaxItems        *int64  `json:"-"`
+}
+
+func (r *ListAliasesRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.FunctionVersion = b.Query("FunctionVersion")
+	r.Marker = b.Query("Marker")
+	r.MaxItems = b.QueryInt("MaxItems")
+}
+
+var listAliasesRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var listAliasesRequestFunctionVersion = aws.Constraint{Min: new(float64(1)), Max: new(float64(1024)), Pattern: aws.NewPattern(`(\$LATEST(\.PUBLISHED)?|[0-9]+)`, "")}
+var listAliasesRequestMaxItems = aws.Constraint{Min: new(float64(1)), Max: new(float64(10000))}
+
+func (r *ListAliasesRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &listAliasesRequestFunctionName)
+	v.String("functionVersion", r.FunctionVersion, &listAliasesRequestFunctionVersion)
+	v.Int("maxItems", r.MaxItems, &listAliasesRequestMaxItems)
+}
+
+// ListAliasesResponse is a shape of the model.
+type ListAliasesResponse struct {
+	NextMarker *string              `json:"NextMarker,omitzero"`
+	Aliases    []AliasConfiguration `json:"Aliases,omitzero"`
+}
+
+// AddPermissionRequest is a shape of the model.
+type AddPermissionRequest struct {
+	FunctionName          *string `json:"-"`
+	StatementId           *string `json:"StatementId,omitzero"`
+	Action                *string `json:"Action,omitzero"`
+	Principal             *string `json:"Principal,omitzero"`
+	SourceArn             *string `json:"SourceArn,omitzero"`
+	SourceAccount         *string `json:"SourceAccount,omitzero"`
+	EventSourceToken      *string `json:"EventSourceToken,omitzero"`
+	Qualifier             *string `json:"-"`
+	RevisionId            *string `json:"RevisionId,omitzero"`
+	PrincipalOrgID        *string `json:"PrincipalOrgID,omitzero"`
+	FunctionUrlAuthType   *string `json:"FunctionUrlAuthType,omitzero"`
+	InvokedViaFunctionUrl *bool   `json:"InvokedViaFunctionUrl,omitzero"`
+}
+
+func (r *AddPermissionRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Qualifier = b.Query("Qualifier")
+}
+
+var addPermissionRequestQualifier = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+`, "")}
+var addPermissionRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+var addPermissionRequestStatementId = aws.Constraint{Min: new(float64(1)), Max: new(float64(100)), Pattern: aws.NewPattern(`([a-zA-Z0-9-_]+)`, "")}
+var addPermissionRequestAction = aws.Constraint{Pattern: aws.NewPattern(`(lambda:[*]|lambda:[a-zA-Z]+|[*])`, "")}
+var addPermissionRequestPrincipal = aws.Constraint{Pattern: aws.NewPattern(`[^\s]+`, "")}
+var addPermissionRequestSourceArn = aws.Constraint{Pattern: aws.NewPattern(`arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+:([a-z]{2}(-gov)?-[a-z]+-\d{1})?:(\d{12})?:(.*)`, "")}
+var addPermissionRequestSourceAccount = aws.Constraint{Min: new(float64(0)), Max: new(float64(12)), Pattern: aws.NewPattern(`\d{12}`, "")}
+var addPermissionRequestEventSourceToken = aws.Constraint{Min: new(float64(0)), Max: new(float64(256)), Pattern: aws.NewPattern(`[a-zA-Z0-9._\-]+`, "")}
+var addPermissionRequestPrincipalOrgID = aws.Constraint{Min: new(float64(12)), Max: new(float64(34)), Pattern: aws.NewPattern(`o-[a-z0-9]{10,32}`, "")}
+var addPermissionRequestFunctionUrlAuthType = aws.Constraint{Enum: []string{"NONE", "AWS_IAM"}}
+
+func (r *AddPermissionRequest) validate(v *aws.Validator) {
+	v.String("qualifier", r.Qualifier, &addPermissionRequestQualifier)
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &addPermissionRequestFunctionName)
+	v.Required("statementId", r.StatementId != nil)
+	v.String("statementId", r.StatementId, &addPermissionRequestStatementId)
+	v.Required("action", r.Action != nil)
+	v.String("action", r.Action, &addPermissionRequestAction)
+	v.Required("principal", r.Principal != nil)
+	v.String("principal", r.Principal, &addPermissionRequestPrincipal)
+	v.String("sourceArn", r.SourceArn, &addPermissionRequestSourceArn)
+	v.String("sourceAccount", r.SourceAccount, &addPermissionRequestSourceAccount)
+	v.String("eventSourceToken", r.EventSourceToken, &addPermissionRequestEventSourceToken)
+	v.String("principalOrgID", r.PrincipalOrgID, &addPermissionRequestPrincipalOrgID)
+	v.String("functionUrlAuthType", r.FunctionUrlAuthType, &addPermissionRequestFunctionUrlAuthType)
+}
+
+// AddPermissionResponse is a shape of the model.
+type AddPermissionResponse struct {
+	Statement *string `json:"Statement,omitzero"`
+}
+
+// RemovePermissionRequest is a shape of the model.
+type RemovePermissionRequest struct {
+	FunctionName *string `json:"-"`
+	StatementId  *string `json:"-"`
+	Qualifier    *string `json:"-"`
+	RevisionId   *string `json:"-"`
+}
+
+func (r *RemovePermissionRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.StatementId = b.Path("StatementId")
+	r.Qualifier = b.Query("Qualifier")
+	r.RevisionId = b.Query("RevisionId")
+}
+
+var removePermissionRequestQualifier = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+`, "")}
+var removePermissionRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+var removePermissionRequestStatementId = aws.Constraint{Min: new(float64(1)), Max: new(float64(100)), Pattern: aws.NewPattern(`([a-zA-Z0-9-_.]+)`, "")}
+
+func (r *RemovePermissionRequest) validate(v *aws.Validator) {
+	v.String("qualifier", r.Qualifier, &removePermissionRequestQualifier)
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &removePermissionRequestFunctionName)
+	v.Required("statementId", r.StatementId != nil)
+	v.String("statementId", r.StatementId, &removePermissionRequestStatementId)
+}
+
+// GetPolicyRequest is a shape of the model.
+type GetPolicyRequest struct {
+	FunctionName *string `json:"-"`
+	Qualifier    *string `json:"-"`
+}
+
+func (r *GetPolicyRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Qualifier = b.Query("Qualifier")
+}
+
+var getPolicyRequestQualifier = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+`, "")}
+var getPolicyRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+
+func (r *GetPolicyRequest) validate(v *aws.Validator) {
+	v.String("qualifier", r.Qualifier, &getPolicyRequestQualifier)
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &getPolicyRequestFunctionName)
+}
+
+// GetPolicyResponse is a shape of the model.
+type GetPolicyResponse struct {
+	Policy     *string `json:"Policy,omitzero"`
+	RevisionId *string `json:"RevisionId,omitzero"`
+}
+
 // PublishLayerVersionRequest is a shape of the model.
 type PublishLayerVersionRequest struct {
 	LayerName               *string                   `json:"-"`
@@ -1044,6 +1361,99 @@ func (r *DeleteLayerVersionRequest) validate(v *aws.Validator) {
 	v.Required("versionNumber", r.VersionNumber != nil)
 }
 
+// AddLayerVersionPermissionRequest is a shape of the model.
+type AddLayerVersionPermissionRequest struct {
+	LayerName      *string `json:"-"`
+	VersionNumber  *int64  `json:"-"`
+	StatementId    *string `json:"StatementId,omitzero"`
+	Action         *string `json:"Action,omitzero"`
+	Principal      *string `json:"Principal,omitzero"`
+	OrganizationId *string `json:"OrganizationId,omitzero"`
+	RevisionId     *string `json:"-"`
+}
+
+func (r *AddLayerVersionPermissionRequest) bind(b *aws.Binding) {
+	r.LayerName = b.Path("LayerName")
+	r.VersionNumber = b.PathInt("VersionNumber")
+	r.RevisionId = b.Query("RevisionId")
+}
+
+var addLayerVersionPermissionRequestLayerName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:[a-zA-Z0-9-]+:lambda:[a-zA-Z0-9-]+:\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+`, "")}
+var addLayerVersionPermissionRequestStatementId = aws.Constraint{Min: new(float64(1)), Max: new(float64(100)), Pattern: aws.NewPattern(`([a-zA-Z0-9-_]+)`, "")}
+var addLayerVersionPermissionRequestAction = aws.Constraint{Min: new(float64(0)), Max: new(float64(22)), Pattern: aws.NewPattern(`lambda:GetLayerVersion`, "")}
+var addLayerVersionPermissionRequestPrincipal = aws.Constraint{Pattern: aws.NewPattern(`\d{12}|\*|arn:(aws[a-zA-Z-]*):iam::\d{12}:root`, "")}
+var addLayerVersionPermissionRequestOrganizationId = aws.Constraint{Min: new(float64(0)), Max: new(float64(34)), Pattern: aws.NewPattern(`o-[a-z0-9]{10,32}`, "")}
+
+func (r *AddLayerVersionPermissionRequest) validate(v *aws.Validator) {
+	v.Required("layerName", r.LayerName != nil)
+	v.String("layerName", r.LayerName, &addLayerVersionPermissionRequestLayerName)
+	v.Required("versionNumber", r.VersionNumber != nil)
+	v.Required("statementId", r.StatementId != nil)
+	v.String("statementId", r.StatementId, &addLayerVersionPermissionRequestStatementId)
+	v.Required("action", r.Action != nil)
+	v.String("action", r.Action, &addLayerVersionPermissionRequestAction)
+	v.Required("principal", r.Principal != nil)
+	v.String("principal", r.Principal, &addLayerVersionPermissionRequestPrincipal)
+	v.String("organizationId", r.OrganizationId, &addLayerVersionPermissionRequestOrganizationId)
+}
+
+// AddLayerVersionPermissionResponse is a shape of the model.
+type AddLayerVersionPermissionResponse struct {
+	Statement  *string `json:"Statement,omitzero"`
+	RevisionId *string `json:"RevisionId,omitzero"`
+}
+
+// RemoveLayerVersionPermissionRequest is a shape of the model.
+type RemoveLayerVersionPermissionRequest struct {
+	LayerName     *string `json:"-"`
+	VersionNumber *int64  `json:"-"`
+	StatementId   *string `json:"-"`
+	RevisionId    *string `json:"-"`
+}
+
+func (r *RemoveLayerVersionPermissionRequest) bind(b *aws.Binding) {
+	r.LayerName = b.Path("LayerName")
+	r.VersionNumber = b.PathInt("VersionNumber")
+	r.StatementId = b.Path("StatementId")
+	r.RevisionId = b.Query("RevisionId")
+}
+
+var removeLayerVersionPermissionRequestLayerName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:[a-zA-Z0-9-]+:lambda:[a-zA-Z0-9-]+:\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+`, "")}
+var removeLayerVersionPermissionRequestStatementId = aws.Constraint{Min: new(float64(1)), Max: new(float64(100)), Pattern: aws.NewPattern(`([a-zA-Z0-9-_]+)`, "")}
+
+func (r *RemoveLayerVersionPermissionRequest) validate(v *aws.Validator) {
+	v.Required("layerName", r.LayerName != nil)
+	v.String("layerName", r.LayerName, &removeLayerVersionPermissionRequestLayerName)
+	v.Required("versionNumber", r.VersionNumber != nil)
+	v.Required("statementId", r.StatementId != nil)
+	v.String("statementId", r.StatementId, &removeLayerVersionPermissionRequestStatementId)
+}
+
+// GetLayerVersionPolicyRequest is a shape of the model.
+type GetLayerVersionPolicyRequest struct {
+	LayerName     *string `json:"-"`
+	VersionNumber *int64  `json:"-"`
+}
+
+func (r *GetLayerVersionPolicyRequest) bind(b *aws.Binding) {
+	r.LayerName = b.Path("LayerName")
+	r.VersionNumber = b.PathInt("VersionNumber")
+}
+
+var getLayerVersionPolicyRequestLayerName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:[a-zA-Z0-9-]+:lambda:[a-zA-Z0-9-]+:\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+`, "")}
+
+func (r *GetLayerVersionPolicyRequest) validate(v *aws.Validator) {
+	v.Required("layerName", r.LayerName != nil)
+	v.String("layerName", r.LayerName, &getLayerVersionPolicyRequestLayerName)
+	v.Required("versionNumber", r.VersionNumber != nil)
+}
+
+// GetLayerVersionPolicyResponse is a shape of the model.
+type GetLayerVersionPolicyResponse struct {
+	Policy     *string `json:"Policy,omitzero"`
+	RevisionId *string `json:"RevisionId,omitzero"`
+}
+
 // InvocationRequest is a shape of the model.
 type InvocationRequest struct {
 	FunctionName         *string `json:"-"`
@@ -1093,6 +1503,29 @@ type InvocationResponse struct {
 	DurableExecutionArn *string `json:"-"`
 }
 
+// InvokeAsyncRequest is a shape of the model.
+type InvokeAsyncRequest struct {
+	FunctionName *string `json:"-"`
+	InvokeArgs   []byte  `json:"-"`
+}
+
+func (r *InvokeAsyncRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var invokeAsyncRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+
+func (r *InvokeAsyncRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &invokeAsyncRequestFunctionName)
+	v.Required("invokeArgs", r.InvokeArgs != nil)
+}
+
+// InvokeAsyncResponse is a shape of the model.
+type InvokeAsyncResponse struct {
+	Status *int64 `json:"-"`
+}
+
 // GetAccountSettingsRequest is a shape of the model.
 type GetAccountSettingsRequest struct {
 }
@@ -1121,4 +1554,607 @@ type AccountLimit struct {
 type AccountUsage struct {
 	TotalCodeSize *int64 `json:"TotalCodeSize,omitzero"`
 	FunctionCount *int64 `json:"FunctionCount,omitzero"`
+}
+
+// ListTagsRequest is a shape of the model.
+type ListTagsRequest struct {
+	Resource *string `json:"-"`
+}
+
+func (r *ListTagsRequest) bind(b *aws.Binding) {
+	r.Resource = b.Path("Resource")
+}
+
+var listTagsRequestResource = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|capacity-provider:[a-zA-Z0-9-_]+)`, "")}
+
+func (r *ListTagsRequest) validate(v *aws.Validator) {
+	v.Required("resource", r.Resource != nil)
+	v.String("resource", r.Resource, &listTagsRequestResource)
+}
+
+// ListTagsResponse is a shape of the model.
+type ListTagsResponse struct {
+	Tags map[string]string `json:"Tags,omitzero"`
+}
+
+// TagResourceRequest is a shape of the model.
+type TagResourceRequest struct {
+	Resource *string           `json:"-"`
+	Tags     map[string]string `json:"Tags,omitzero"`
+}
+
+func (r *TagResourceRequest) bind(b *aws.Binding) {
+	r.Resource = b.Path("Resource")
+}
+
+var tagResourceRequestResource = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|capacity-provider:[a-zA-Z0-9-_]+)`, "")}
+var tagResourceRequestTags = aws.Constraint{Key: &aws.Constraint{Min: new(float64(1)), Max: new(float64(128))}, Value: &aws.Constraint{Min: new(float64(0)), Max: new(float64(256))}}
+
+func (r *TagResourceRequest) validate(v *aws.Validator) {
+	v.Required("resource", r.Resource != nil)
+	v.String("resource", r.Resource, &tagResourceRequestResource)
+	v.Required("tags", r.Tags != nil)
+	v.Map("tags", r.Tags, &tagResourceRequestTags)
+}
+
+// UntagResourceRequest is a shape of the model.
+type UntagResourceRequest struct {
+	Resource *string  `json:"-"`
+	TagKeys  []string `json:"-"`
+}
+
+func (r *UntagResourceRequest) bind(b *aws.Binding) {
+	r.Resource = b.Path("Resource")
+	r.TagKeys = b.QueryList("tagKeys")
+}
+
+var untagResourceRequestResource = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:(function:[a-zA-Z0-9-_]+(:(\$LATEST|[a-zA-Z0-9-_]+))?|layer:([a-zA-Z0-9-_]+)|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|capacity-provider:[a-zA-Z0-9-_]+)`, "")}
+var untagResourceRequestTagKeys = aws.Constraint{Element: &aws.Constraint{Min: new(float64(1)), Max: new(float64(128))}}
+
+func (r *UntagResourceRequest) validate(v *aws.Validator) {
+	v.Required("resource", r.Resource != nil)
+	v.String("resource", r.Resource, &untagResourceRequestResource)
+	v.Required("tagKeys", r.TagKeys != nil)
+	v.Strings("tagKeys", r.TagKeys, &untagResourceRequestTagKeys)
+}
+
+// CreateCodeSigningConfigRequest is a shape of the model.
+type CreateCodeSigningConfigRequest struct {
+	Description         *string              `json:"Description,omitzero"`
+	AllowedPublishers   *AllowedPublishers   `json:"AllowedPublishers,omitzero"`
+	CodeSigningPolicies *CodeSigningPolicies `json:"CodeSigningPolicies,omitzero"`
+	Tags                map[string]string    `json:"Tags,omitzero"`
+}
+
+func (r *CreateCodeSigningConfigRequest) bind(*aws.Binding) {}
+
+var createCodeSigningConfigRequestDescription = aws.Constraint{Min: new(float64(0)), Max: new(float64(256))}
+var createCodeSigningConfigRequestTags = aws.Constraint{Key: &aws.Constraint{Min: new(float64(1)), Max: new(float64(128))}, Value: &aws.Constraint{Min: new(float64(0)), Max: new(float64(256))}}
+
+func (r *CreateCodeSigningConfigRequest) validate(v *aws.Validator) {
+	v.String("description", r.Description, &createCodeSigningConfigRequestDescription)
+	v.Required("allowedPublishers", r.AllowedPublishers != nil)
+	if r.AllowedPublishers != nil {
+		r.AllowedPublishers.validate(v, "allowedPublishers"+".")
+	}
+	if r.CodeSigningPolicies != nil {
+		r.CodeSigningPolicies.validate(v, "codeSigningPolicies"+".")
+	}
+	v.Map("tags", r.Tags, &createCodeSigningConfigRequestTags)
+}
+
+// AllowedPublishers is a shape of the model.
+type AllowedPublishers struct {
+	SigningProfileVersionArns []string `json:"SigningProfileVersionArns,omitzero"`
+}
+
+var allowedPublishersSigningProfileVersionArns = aws.Constraint{Min: new(float64(1)), Max: new(float64(20)), Element: &aws.Constraint{Pattern: aws.NewPattern(`arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+:([a-z]{2}(-gov)?-[a-z]+-\d{1})?:(\d{12})?:(.*)`, "")}}
+
+func (r *AllowedPublishers) validate(v *aws.Validator, at string) {
+	v.Required(at+"signingProfileVersionArns", r.SigningProfileVersionArns != nil)
+	v.Strings(at+"signingProfileVersionArns", r.SigningProfileVersionArns, &allowedPublishersSigningProfileVersionArns)
+}
+
+// CodeSigningPolicies is a shape of the model.
+type CodeSigningPolicies struct {
+	UntrustedArtifactOnDeployment *string `json:"UntrustedArtifactOnDeployment,omitzero"`
+}
+
+var codeSigningPoliciesUntrustedArtifactOnDeployment = aws.Constraint{Enum: []string{"Warn", "Enforce"}}
+
+func (r *CodeSigningPolicies) validate(v *aws.Validator, at string) {
+	v.String(at+"untrustedArtifactOnDeployment", r.UntrustedArtifactOnDeployment, &codeSigningPoliciesUntrustedArtifactOnDeployment)
+}
+
+// CreateCodeSigningConfigResponse is a shape of the model.
+type CreateCodeSigningConfigResponse struct {
+	CodeSigningConfig *CodeSigningConfig `json:"CodeSigningConfig,omitzero"`
+}
+
+// CodeSigningConfig is a shape of the model.
+type CodeSigningConfig struct {
+	CodeSigningConfigId  *string              `json:"CodeSigningConfigId,omitzero"`
+	CodeSigningConfigArn *string              `json:"CodeSigningConfigArn,omitzero"`
+	Description          *string              `json:"Description,omitzero"`
+	AllowedPublishers    *AllowedPublishers   `json:"AllowedPublishers,omitzero"`
+	CodeSigningPolicies  *CodeSigningPolicies `json:"CodeSigningPolicies,omitzero"`
+	LastModified         *string              `json:"LastModified,omitzero"`
+}
+
+// GetCodeSigningConfigRequest is a shape of the model.
+type GetCodeSigningConfigRequest struct {
+	CodeSigningConfigArn *string `json:"-"`
+}
+
+func (r *GetCodeSigningConfigRequest) bind(b *aws.Binding) {
+	r.CodeSigningConfigArn = b.Path("CodeSigningConfigArn")
+}
+
+var getCodeSigningConfigRequestCodeSigningConfigArn = aws.Constraint{Min: new(float64(0)), Max: new(float64(200)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}:\d{12}:code-signing-config:csc-[a-z0-9]{17}`, "")}
+
+func (r *GetCodeSigningConfigRequest) validate(v *aws.Validator) {
+	v.Required("codeSigningConfigArn", r.CodeSigningConfigArn != nil)
+	v.String("codeSigningConfigArn", r.CodeSigningConfigArn, &getCodeSigningConfigRequestCodeSigningConfigArn)
+}
+
+// GetCodeSigningConfigResponse is a shape of the model.
+type GetCodeSigningConfigResponse struct {
+	CodeSigningConfig *CodeSigningConfig `json:"CodeSigningConfig,omitzero"`
+}
+
+// UpdateCodeSigningConfigRequest is a shape of the model.
+type UpdateCodeSigningConfigRequest struct {
+	CodeSigningConfigArn *string              `json:"-"`
+	Description          *string              `json:"Description,omitzero"`
+	AllowedPublishers    *AllowedPublishers   `json:"AllowedPublishers,omitzero"`
+	CodeSigningPolicies  *CodeSigningPolicies `json:"CodeSigningPolicies,omitzero"`
+}
+
+func (r *UpdateCodeSigningConfigRequest) bind(b *aws.Binding) {
+	r.CodeSigningConfigArn = b.Path("CodeSigningConfigArn")
+}
+
+var updateCodeSigningConfigRequestCodeSigningConfigArn = aws.Constraint{Min: new(float64(0)), Max: new(float64(200)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}:\d{12}:code-signing-config:csc-[a-z0-9]{17}`, "")}
+var updateCodeSigningConfigRequestDescription = aws.Constraint{Min: new(float64(0)), Max: new(float64(256))}
+
+func (r *UpdateCodeSigningConfigRequest) validate(v *aws.Validator) {
+	v.Required("codeSigningConfigArn", r.CodeSigningConfigArn != nil)
+	v.String("codeSigningConfigArn", r.CodeSigningConfigArn, &updateCodeSigningConfigRequestCodeSigningConfigArn)
+	v.String("description", r.Description, &updateCodeSigningConfigRequestDescription)
+	if r.AllowedPublishers != nil {
+		r.AllowedPublishers.validate(v, "allowedPublishers"+".")
+	}
+	if r.CodeSigningPolicies != nil {
+		r.CodeSigningPolicies.validate(v, "codeSigningPolicies"+".")
+	}
+}
+
+// UpdateCodeSigningConfigResponse is a shape of the model.
+type UpdateCodeSigningConfigResponse struct {
+	CodeSigningConfig *CodeSigningConfig `json:"CodeSigningConfig,omitzero"`
+}
+
+// DeleteCodeSigningConfigRequest is a shape of the model.
+type DeleteCodeSigningConfigRequest struct {
+	CodeSigningConfigArn *string `json:"-"`
+}
+
+func (r *DeleteCodeSigningConfigRequest) bind(b *aws.Binding) {
+	r.CodeSigningConfigArn = b.Path("CodeSigningConfigArn")
+}
+
+var deleteCodeSigningConfigRequestCodeSigningConfigArn = aws.Constraint{Min: new(float64(0)), Max: new(float64(200)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}:\d{12}:code-signing-config:csc-[a-z0-9]{17}`, "")}
+
+func (r *DeleteCodeSigningConfigRequest) validate(v *aws.Validator) {
+	v.Required("codeSigningConfigArn", r.CodeSigningConfigArn != nil)
+	v.String("codeSigningConfigArn", r.CodeSigningConfigArn, &deleteCodeSigningConfigRequestCodeSigningConfigArn)
+}
+
+// DeleteCodeSigningConfigResponse is a shape of the model.
+type DeleteCodeSigningConfigResponse struct {
+}
+
+// ListCodeSigningConfigsRequest is a shape of the model.
+type ListCodeSigningConfigsRequest struct {
+	Marker   *string `json:"-"`
+	MaxItems *int64  `json:"-"`
+}
+
+func (r *ListCodeSigningConfigsRequest) bind(b *aws.Binding) {
+	r.Marker = b.Query("Marker")
+	r.MaxItems = b.QueryInt("MaxItems")
+}
+
+var listCodeSigningConfigsRequestMaxItems = aws.Constraint{Min: new(float64(1)), Max: new(float64(10000))}
+
+func (r *ListCodeSigningConfigsRequest) validate(v *aws.Validator) {
+	v.Int("maxItems", r.MaxItems, &listCodeSigningConfigsRequestMaxItems)
+}
+
+// ListCodeSigningConfigsResponse is a shape of the model.
+type ListCodeSigningConfigsResponse struct {
+	NextMarker         *string             `json:"NextMarker,omitzero"`
+	CodeSigningConfigs []CodeSigningConfig `json:"CodeSigningConfigs,omitzero"`
+}
+
+// ListFunctionsByCodeSigningConfigRequest is a shape of the model.
+type ListFunctionsByCodeSigningConfigRequest struct {
+	CodeSigningConfigArn *string `json:"-"`
+	Marker               *string `json:"-"`
+	MaxItems             *int64  `json:"-"`
+}
+
+func (r *ListFunctionsByCodeSigningConfigRequest) bind(b *aws.Binding) {
+	r.CodeSigningConfigArn = b.Path("CodeSigningConfigArn")
+	r.Marker = b.Query("Marker")
+	r.MaxItems = b.QueryInt("MaxItems")
+}
+
+var listFunctionsByCodeSigningConfigRequestCodeSigningConfigArn = aws.Constraint{Min: new(float64(0)), Max: new(float64(200)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}:\d{12}:code-signing-config:csc-[a-z0-9]{17}`, "")}
+var listFunctionsByCodeSigningConfigRequestMaxItems = aws.Constraint{Min: new(float64(1)), Max: new(float64(10000))}
+
+func (r *ListFunctionsByCodeSigningConfigRequest) validate(v *aws.Validator) {
+	v.Required("codeSigningConfigArn", r.CodeSigningConfigArn != nil)
+	v.String("codeSigningConfigArn", r.CodeSigningConfigArn, &listFunctionsByCodeSigningConfigRequestCodeSigningConfigArn)
+	v.Int("maxItems", r.MaxItems, &listFunctionsByCodeSigningConfigRequestMaxItems)
+}
+
+// ListFunctionsByCodeSigningConfigResponse is a shape of the model.
+type ListFunctionsByCodeSigningConfigResponse struct {
+	NextMarker   *string  `json:"NextMarker,omitzero"`
+	FunctionArns []string `json:"FunctionArns,omitzero"`
+}
+
+// PutFunctionCodeSigningConfigRequest is a shape of the model.
+type PutFunctionCodeSigningConfigRequest struct {
+	CodeSigningConfigArn *string `json:"CodeSigningConfigArn,omitzero"`
+	FunctionName         *string `json:"-"`
+}
+
+func (r *PutFunctionCodeSigningConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var putFunctionCodeSigningConfigRequestCodeSigningConfigArn = aws.Constraint{Min: new(float64(0)), Max: new(float64(200)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*)?:lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}:\d{12}:code-signing-config:csc-[a-z0-9]{17}`, "")}
+var putFunctionCodeSigningConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+
+func (r *PutFunctionCodeSigningConfigRequest) validate(v *aws.Validator) {
+	v.Required("codeSigningConfigArn", r.CodeSigningConfigArn != nil)
+	v.String("codeSigningConfigArn", r.CodeSigningConfigArn, &putFunctionCodeSigningConfigRequestCodeSigningConfigArn)
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &putFunctionCodeSigningConfigRequestFunctionName)
+}
+
+// PutFunctionCodeSigningConfigResponse is a shape of the model.
+type PutFunctionCodeSigningConfigResponse struct {
+	CodeSigningConfigArn *string `json:"CodeSigningConfigArn,omitzero"`
+	FunctionName         *string `json:"FunctionName,omitzero"`
+}
+
+// GetFunctionCodeSigningConfigRequest is a shape of the model.
+type GetFunctionCodeSigningConfigRequest struct {
+	FunctionName *string `json:"-"`
+}
+
+func (r *GetFunctionCodeSigningConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var getFunctionCodeSigningConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+
+func (r *GetFunctionCodeSigningConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &getFunctionCodeSigningConfigRequestFunctionName)
+}
+
+// GetFunctionCodeSigningConfigResponse is a shape of the model.
+type GetFunctionCodeSigningConfigResponse struct {
+	CodeSigningConfigArn *string `json:"CodeSigningConfigArn,omitzero"`
+	FunctionName         *string `json:"FunctionName,omitzero"`
+}
+
+// DeleteFunctionCodeSigningConfigRequest is a shape of the model.
+type DeleteFunctionCodeSigningConfigRequest struct {
+	FunctionName *string `json:"-"`
+}
+
+func (r *DeleteFunctionCodeSigningConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var deleteFunctionCodeSigningConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+
+func (r *DeleteFunctionCodeSigningConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &deleteFunctionCodeSigningConfigRequestFunctionName)
+}
+
+// PutRuntimeManagementConfigRequest is a shape of the model.
+type PutRuntimeManagementConfigRequest struct {
+	FunctionName      *string `json:"-"`
+	Qualifier         *string `json:"-"`
+	UpdateRuntimeOn   *string `json:"UpdateRuntimeOn,omitzero"`
+	RuntimeVersionArn *string `json:"RuntimeVersionArn,omitzero"`
+}
+
+func (r *PutRuntimeManagementConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Qualifier = b.Query("Qualifier")
+}
+
+var putRuntimeManagementConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+var putRuntimeManagementConfigRequestQualifier = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+`, "")}
+var putRuntimeManagementConfigRequestUpdateRuntimeOn = aws.Constraint{Enum: []string{"Auto", "Manual", "FunctionUpdate"}}
+var putRuntimeManagementConfigRequestRuntimeVersionArn = aws.Constraint{Min: new(float64(26)), Max: new(float64(2048)), Pattern: aws.NewPattern(`arn:(aws[a-zA-Z-]*):lambda:[a-z]{2}((-gov)|(-iso(b?)))?-[a-z]+-\d{1}::runtime:.+`, "")}
+
+func (r *PutRuntimeManagementConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &putRuntimeManagementConfigRequestFunctionName)
+	v.String("qualifier", r.Qualifier, &putRuntimeManagementConfigRequestQualifier)
+	v.Required("updateRuntimeOn", r.UpdateRuntimeOn != nil)
+	v.String("updateRuntimeOn", r.UpdateRuntimeOn, &putRuntimeManagementConfigRequestUpdateRuntimeOn)
+	v.String("runtimeVersionArn", r.RuntimeVersionArn, &putRuntimeManagementConfigRequestRuntimeVersionArn)
+}
+
+// PutRuntimeManagementConfigResponse is a shape of the model.
+type PutRuntimeManagementConfigResponse struct {
+	UpdateRuntimeOn   *string `json:"UpdateRuntimeOn,omitzero"`
+	FunctionArn       *string `json:"FunctionArn,omitzero"`
+	RuntimeVersionArn *string `json:"RuntimeVersionArn,omitzero"`
+}
+
+// GetRuntimeManagementConfigRequest is a shape of the model.
+type GetRuntimeManagementConfigRequest struct {
+	FunctionName *string `json:"-"`
+	Qualifier    *string `json:"-"`
+}
+
+func (r *GetRuntimeManagementConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Qualifier = b.Query("Qualifier")
+}
+
+var getRuntimeManagementConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(256)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST(\.PUBLISHED)?|[a-zA-Z0-9-_]+))?`, "")}
+var getRuntimeManagementConfigRequestQualifier = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`\$(LATEST(\.PUBLISHED)?)|[a-zA-Z0-9-_$]+`, "")}
+
+func (r *GetRuntimeManagementConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &getRuntimeManagementConfigRequestFunctionName)
+	v.String("qualifier", r.Qualifier, &getRuntimeManagementConfigRequestQualifier)
+}
+
+// GetRuntimeManagementConfigResponse is a shape of the model.
+type GetRuntimeManagementConfigResponse struct {
+	UpdateRuntimeOn   *string `json:"UpdateRuntimeOn,omitzero"`
+	RuntimeVersionArn *string `json:"RuntimeVersionArn,omitzero"`
+	FunctionArn       *string `json:"FunctionArn,omitzero"`
+}
+
+// PutFunctionRecursionConfigRequest is a shape of the model.
+type PutFunctionRecursionConfigRequest struct {
+	FunctionName  *string `json:"-"`
+	RecursiveLoop *string `json:"RecursiveLoop,omitzero"`
+}
+
+func (r *PutFunctionRecursionConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var putFunctionRecursionConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)`, "")}
+var putFunctionRecursionConfigRequestRecursiveLoop = aws.Constraint{Enum: []string{"Terminate", "Allow"}}
+
+func (r *PutFunctionRecursionConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &putFunctionRecursionConfigRequestFunctionName)
+	v.Required("recursiveLoop", r.RecursiveLoop != nil)
+	v.String("recursiveLoop", r.RecursiveLoop, &putFunctionRecursionConfigRequestRecursiveLoop)
+}
+
+// PutFunctionRecursionConfigResponse is a shape of the model.
+type PutFunctionRecursionConfigResponse struct {
+	RecursiveLoop *string `json:"RecursiveLoop,omitzero"`
+}
+
+// GetFunctionRecursionConfigRequest is a shape of the model.
+type GetFunctionRecursionConfigRequest struct {
+	FunctionName *string `json:"-"`
+}
+
+func (r *GetFunctionRecursionConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var getFunctionRecursionConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)`, "")}
+
+func (r *GetFunctionRecursionConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &getFunctionRecursionConfigRequestFunctionName)
+}
+
+// GetFunctionRecursionConfigResponse is a shape of the model.
+type GetFunctionRecursionConfigResponse struct {
+	RecursiveLoop *string `json:"RecursiveLoop,omitzero"`
+}
+
+// PutFunctionConcurrencyRequest is a shape of the model.
+type PutFunctionConcurrencyRequest struct {
+	FunctionName                 *string `json:"-"`
+	ReservedConcurrentExecutions *int64  `json:"ReservedConcurrentExecutions,omitzero"`
+}
+
+func (r *PutFunctionConcurrencyRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var putFunctionConcurrencyRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var putFunctionConcurrencyRequestReservedConcurrentExecutions = aws.Constraint{Min: new(float64(0))}
+
+func (r *PutFunctionConcurrencyRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &putFunctionConcurrencyRequestFunctionName)
+	v.Required("reservedConcurrentExecutions", r.ReservedConcurrentExecutions != nil)
+	v.Int("reservedConcurrentExecutions", r.ReservedConcurrentExecutions, &putFunctionConcurrencyRequestReservedConcurrentExecutions)
+}
+
+// GetFunctionConcurrencyRequest is a shape of the model.
+type GetFunctionConcurrencyRequest struct {
+	FunctionName *string `json:"-"`
+}
+
+func (r *GetFunctionConcurrencyRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var getFunctionConcurrencyRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+
+func (r *GetFunctionConcurrencyRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &getFunctionConcurrencyRequestFunctionName)
+}
+
+// GetFunctionConcurrencyResponse is a shape of the model.
+type GetFunctionConcurrencyResponse struct {
+	ReservedConcurrentExecutions *int64 `json:"ReservedConcurrentExecutions,omitzero"`
+}
+
+// DeleteFunctionConcurrencyRequest is a shape of the model.
+type DeleteFunctionConcurrencyRequest struct {
+	FunctionName *string `json:"-"`
+}
+
+func (r *DeleteFunctionConcurrencyRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+}
+
+var deleteFunctionConcurrencyRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+
+func (r *DeleteFunctionConcurrencyRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &deleteFunctionConcurrencyRequestFunctionName)
+}
+
+// PutProvisionedConcurrencyConfigRequest is a shape of the model.
+type PutProvisionedConcurrencyConfigRequest struct {
+	FunctionName                    *string `json:"-"`
+	Qualifier                       *string `json:"-"`
+	ProvisionedConcurrentExecutions *int64  `json:"ProvisionedConcurrentExecutions,omitzero"`
+}
+
+func (r *PutProvisionedConcurrencyConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Qualifier = b.Query("Qualifier")
+}
+
+var putProvisionedConcurrencyConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var putProvisionedConcurrencyConfigRequestQualifier = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`(|[a-zA-Z0-9$_-]+)`, "")}
+var putProvisionedConcurrencyConfigRequestProvisionedConcurrentExecutions = aws.Constraint{Min: new(float64(1))}
+
+func (r *PutProvisionedConcurrencyConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &putProvisionedConcurrencyConfigRequestFunctionName)
+	v.Required("qualifier", r.Qualifier != nil)
+	v.String("qualifier", r.Qualifier, &putProvisionedConcurrencyConfigRequestQualifier)
+	v.Required("provisionedConcurrentExecutions", r.ProvisionedConcurrentExecutions != nil)
+	v.Int("provisionedConcurrentExecutions", r.ProvisionedConcurrentExecutions, &putProvisionedConcurrencyConfigRequestProvisionedConcurrentExecutions)
+}
+
+// PutProvisionedConcurrencyConfigResponse is a shape of the model.
+type PutProvisionedConcurrencyConfigResponse struct {
+	RequestedProvisionedConcurrentExecutions *int64  `json:"RequestedProvisionedConcurrentExecutions,omitzero"`
+	AvailableProvisionedConcurrentExecutions *int64  `json:"AvailableProvisionedConcurrentExecutions,omitzero"`
+	AllocatedProvisionedConcurrentExecutions *int64  `json:"AllocatedProvisionedConcurrentExecutions,omitzero"`
+	Status                                   *string `json:"Status,omitzero"`
+	StatusReason                             *string `json:"StatusReason,omitzero"`
+	LastModified                             *string `json:"LastModified,omitzero"`
+}
+
+// GetProvisionedConcurrencyConfigRequest is a shape of the model.
+type GetProvisionedConcurrencyConfigRequest struct {
+	FunctionName *string `json:"-"`
+	Qualifier    *string `json:"-"`
+}
+
+func (r *GetProvisionedConcurrencyConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Qualifier = b.Query("Qualifier")
+}
+
+var getProvisionedConcurrencyConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var getProvisionedConcurrencyConfigRequestQualifier = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`(|[a-zA-Z0-9$_-]+)`, "")}
+
+func (r *GetProvisionedConcurrencyConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &getProvisionedConcurrencyConfigRequestFunctionName)
+	v.Required("qualifier", r.Qualifier != nil)
+	v.String("qualifier", r.Qualifier, &getProvisionedConcurrencyConfigRequestQualifier)
+}
+
+// GetProvisionedConcurrencyConfigResponse is a shape of the model.
+type GetProvisionedConcurrencyConfigResponse struct {
+	RequestedProvisionedConcurrentExecutions *int64  `json:"RequestedProvisionedConcurrentExecutions,omitzero"`
+	AvailableProvisionedConcurrentExecutions *int64  `json:"AvailableProvisionedConcurrentExecutions,omitzero"`
+	AllocatedProvisionedConcurrentExecutions *int64  `json:"AllocatedProvisionedConcurrentExecutions,omitzero"`
+	Status                                   *string `json:"Status,omitzero"`
+	StatusReason                             *string `json:"StatusReason,omitzero"`
+	LastModified                             *string `json:"LastModified,omitzero"`
+}
+
+// ListProvisionedConcurrencyConfigsRequest is a shape of the model.
+type ListProvisionedConcurrencyConfigsRequest struct {
+	FunctionName *string `json:"-"`
+	Marker       *string `json:"-"`
+	MaxItems     *int64  `json:"-"`
+}
+
+func (r *ListProvisionedConcurrencyConfigsRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Marker = b.Query("Marker")
+	r.MaxItems = b.QueryInt("MaxItems")
+}
+
+var listProvisionedConcurrencyConfigsRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var listProvisionedConcurrencyConfigsRequestMaxItems = aws.Constraint{Min: new(float64(1)), Max: new(float64(50))}
+
+func (r *ListProvisionedConcurrencyConfigsRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &listProvisionedConcurrencyConfigsRequestFunctionName)
+	v.Int("maxItems", r.MaxItems, &listProvisionedConcurrencyConfigsRequestMaxItems)
+}
+
+// ListProvisionedConcurrencyConfigsResponse is a shape of the model.
+type ListProvisionedConcurrencyConfigsResponse struct {
+	ProvisionedConcurrencyConfigs []ProvisionedConcurrencyConfigListItem `json:"ProvisionedConcurrencyConfigs,omitzero"`
+	NextMarker                    *string                                `json:"NextMarker,omitzero"`
+}
+
+// ProvisionedConcurrencyConfigListItem is a shape of the model.
+type ProvisionedConcurrencyConfigListItem struct {
+	FunctionArn                              *string `json:"FunctionArn,omitzero"`
+	RequestedProvisionedConcurrentExecutions *int64  `json:"RequestedProvisionedConcurrentExecutions,omitzero"`
+	AvailableProvisionedConcurrentExecutions *int64  `json:"AvailableProvisionedConcurrentExecutions,omitzero"`
+	AllocatedProvisionedConcurrentExecutions *int64  `json:"AllocatedProvisionedConcurrentExecutions,omitzero"`
+	Status                                   *string `json:"Status,omitzero"`
+	StatusReason                             *string `json:"StatusReason,omitzero"`
+	LastModified                             *string `json:"LastModified,omitzero"`
+}
+
+// DeleteProvisionedConcurrencyConfigRequest is a shape of the model.
+type DeleteProvisionedConcurrencyConfigRequest struct {
+	FunctionName *string `json:"-"`
+	Qualifier    *string `json:"-"`
+}
+
+func (r *DeleteProvisionedConcurrencyConfigRequest) bind(b *aws.Binding) {
+	r.FunctionName = b.Path("FunctionName")
+	r.Qualifier = b.Query("Qualifier")
+}
+
+var deleteProvisionedConcurrencyConfigRequestFunctionName = aws.Constraint{Min: new(float64(1)), Max: new(float64(140)), Pattern: aws.NewPattern(`(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`, "")}
+var deleteProvisionedConcurrencyConfigRequestQualifier = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`(|[a-zA-Z0-9$_-]+)`, "")}
+
+func (r *DeleteProvisionedConcurrencyConfigRequest) validate(v *aws.Validator) {
+	v.Required("functionName", r.FunctionName != nil)
+	v.String("functionName", r.FunctionName, &deleteProvisionedConcurrencyConfigRequestFunctionName)
+	v.Required("qualifier", r.Qualifier != nil)
+	v.String("qualifier", r.Qualifier, &deleteProvisionedConcurrencyConfigRequestQualifier)
 }

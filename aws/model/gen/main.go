@@ -329,6 +329,9 @@ func (g *generator) binding(name string, s *shape) {
 		case "uri":
 			g.printf("r.%s = b.Path%s(%q)\n", m, number, r.LocationName)
 		case "querystring":
+			if g.Shapes[r.Shape].Type == "list" {
+				number = "List"
+			}
 			g.printf("r.%s = b.Query%s(%q)\n", m, number, r.LocationName)
 		case "header":
 			g.printf("r.%s = b.Header%s(%q)\n", m, number, r.LocationName)
@@ -380,6 +383,9 @@ func (g *generator) validation(name string, s *shape) {
 			continue
 		}
 		method := map[string]string{"string": "String", "integer": "Int", "long": "Int", "double": "Number", "list": "Strings", "map": "Map"}[t.Type]
+		if t.Type == "map" && g.goType(r.Shape) == "map[string]float64" {
+			method = "Numbers"
+		}
 		if method == "" {
 			continue
 		}
@@ -409,6 +415,7 @@ func (g *generator) use(member string, t *shape) string {
 		elem.NotNull = t.NotNull
 	case "map":
 		key, value = g.Shapes[t.Key.Shape].rules, g.Shapes[t.Value.Shape].rules
+		value.NotNull = t.NotNull
 	}
 	own := t.rules
 	own.NotNull = false
