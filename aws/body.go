@@ -201,6 +201,6 @@ func parseForm(r *Request) error {
 	if r.Operation == "" {
 		return lambdad.Errorf("MissingAction", "The request must contain the parameter Action.")
 	}
-	r.Action = r.Service + ":" + r.Operation
+	r.Action = actionOf(r.Service, r.Operation)
 	return nil
 }

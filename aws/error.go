@@ -1,7 +1,7 @@
 package aws
 
 import (
-	"encoding/json"
+	"cmp"
 	"encoding/xml"
 	"net/http"
 	"strconv"
@@ -30,36 +30,38 @@ type ErrorShape struct {
 	Status int    // HTTP status
 	Key    string // of the message in JSON: message or Message
 	Type   string // Type member: User, Service, or "" for none
+	// QueryCode is the code in the query protocol, where it is another one.
+	QueryCode string
 }
 
 // commonErrors are the errors that are not in the models: those of the front of
 // every service.
 var commonErrors = map[string]ErrorShape{
-	"AccessDenied":                        {http.StatusForbidden, "message", ""},
-	"AccessDeniedException":               {http.StatusForbidden, "Message", ""},
-	"IncompleteSignature":                 {http.StatusBadRequest, "message", ""},
-	"IncompleteSignatureException":        {http.StatusBadRequest, "message", ""},
-	"AuthorizationHeaderMalformed":        {http.StatusBadRequest, "message", ""},
-	"InternalFailure":                     {http.StatusInternalServerError, "message", ""},
-	"InvalidAccessKeyId":                  {http.StatusForbidden, "message", ""},
-	"InvalidAction":                       {http.StatusBadRequest, "message", ""},
-	"InvalidClientTokenId":                {http.StatusForbidden, "message", ""},
-	"InvalidSignatureException":           {http.StatusForbidden, "message", ""},
-	"MissingAction":                       {http.StatusBadRequest, "message", ""},
-	"MissingAuthenticationToken":          {http.StatusForbidden, "message", ""},
-	"MissingAuthenticationTokenException": {http.StatusForbidden, "message", ""},
-	"NotImplemented":                      {http.StatusNotImplemented, "message", ""},
-	"RequestEntityTooLargeException":      {http.StatusRequestEntityTooLarge, "message", ""},
-	"RequestTimeTooSkewed":                {http.StatusForbidden, "message", ""},
-	"RequestTimeoutException":             {http.StatusRequestTimeout, "message", ""},
-	"SerializationException":              {http.StatusBadRequest, "Message", ""},
-	"ServiceException":                    {http.StatusInternalServerError, "Message", "Service"},
-	"ServiceUnavailableException":         {http.StatusServiceUnavailable, "message", ""},
-	"SignatureDoesNotMatch":               {http.StatusForbidden, "message", ""},
-	"UnknownOperationException":           {http.StatusNotFound, "message", ""},
-	"UnrecognizedClientException":         {http.StatusForbidden, "message", ""},
-	"ValidationError":                     {http.StatusBadRequest, "message", ""},
-	"ValidationException":                 {http.StatusBadRequest, "message", ""},
+	"AccessDenied":                        {Status: http.StatusForbidden, Key: "message"},
+	"AccessDeniedException":               {Status: http.StatusForbidden, Key: "Message"},
+	"IncompleteSignature":                 {Status: http.StatusBadRequest, Key: "message"},
+	"IncompleteSignatureException":        {Status: http.StatusBadRequest, Key: "message"},
+	"AuthorizationHeaderMalformed":        {Status: http.StatusBadRequest, Key: "message"},
+	"InternalFailure":                     {Status: http.StatusInternalServerError, Key: "message"},
+	"InvalidAccessKeyId":                  {Status: http.StatusForbidden, Key: "message"},
+	"InvalidAction":                       {Status: http.StatusBadRequest, Key: "message"},
+	"InvalidClientTokenId":                {Status: http.StatusForbidden, Key: "message"},
+	"InvalidSignatureException":           {Status: http.StatusForbidden, Key: "message"},
+	"MissingAction":                       {Status: http.StatusBadRequest, Key: "message"},
+	"MissingAuthenticationToken":          {Status: http.StatusForbidden, Key: "message"},
+	"MissingAuthenticationTokenException": {Status: http.StatusForbidden, Key: "message"},
+	"NotImplemented":                      {Status: http.StatusNotImplemented, Key: "message"},
+	"RequestEntityTooLargeException":      {Status: http.StatusRequestEntityTooLarge, Key: "message"},
+	"RequestTimeTooSkewed":                {Status: http.StatusForbidden, Key: "message"},
+	"RequestTimeoutException":             {Status: http.StatusRequestTimeout, Key: "message"},
+	"SerializationException":              {Status: http.StatusBadRequest, Key: "Message"},
+	"ServiceException":                    {Status: http.StatusInternalServerError, Key: "Message", Type: "Service"},
+	"ServiceUnavailableException":         {Status: http.StatusServiceUnavailable, Key: "message"},
+	"SignatureDoesNotMatch":               {Status: http.StatusForbidden, Key: "message"},
+	"UnknownOperationException":           {Status: http.StatusNotFound, Key: "message"},
+	"UnrecognizedClientException":         {Status: http.StatusForbidden, Key: "message"},
+	"ValidationError":                     {Status: http.StatusBadRequest, Key: "message"},
+	"ValidationException":                 {Status: http.StatusBadRequest, Key: "message"},
 }
 
 // inWordsOf renames the errors of the front for protocols that have other names
@@ -76,6 +78,8 @@ func inWordsOf(proto Protocol, e *lambdad.Error) *lambdad.Error {
 		named.Code = "AccessDenied"
 	case "ServiceException":
 		named.Code = "InternalFailure"
+	case "ValidationException":
+		named.Code = "ValidationError"
 	}
 	return &named
 }
@@ -83,26 +87,19 @@ func inWordsOf(proto Protocol, e *lambdad.Error) *lambdad.Error {
 // writeErrorBody writes e in the form of the protocol.
 func writeErrorBody(w http.ResponseWriter, proto Protocol, r *Request, e *lambdad.Error, shape ErrorShape) {
 	h := w.Header()
+	if strings.EqualFold(r.Header.Get("x-amzn-query-mode"), "true") {
+		h["x-amzn-query-error"] = []string{cmp.Or(shape.QueryCode, e.Code) + ";" + faultOf(shape.Status)}
+	}
 	var body []byte
 	switch proto {
 	case RESTJSON, JSON10, JSON11:
 		h["x-amzn-ErrorType"] = []string{e.Code}
 		body = errorJSON(proto, e, shape)
-		switch proto {
-		case RESTJSON:
-			h.Set("Content-Type", "application/json")
-		case JSON10:
-			h.Set("Content-Type", "application/x-amz-json-1.0")
-		case JSON11:
-			h.Set("Content-Type", "application/x-amz-json-1.1")
-		}
-		if strings.EqualFold(r.Header.Get("x-amzn-query-mode"), "true") {
-			h["x-amzn-query-error"] = []string{e.Code + ";" + faultOf(shape.Status)}
-		}
+		h.Set("Content-Type", contentTypes[proto])
 	case CBOR:
 		h.Set("Content-Type", "application/cbor")
 		h.Set("Smithy-Protocol", "rpc-v2-cbor")
-		body = cborMap("__type", e.Code, "message", e.Message)
+		body = must(cborEnc.Marshal(map[string]string{"__type": e.Code, "message": e.Message}))
 	default:
 		h.Set("Content-Type", "text/xml")
 		if proto == RESTXML {
@@ -140,13 +137,7 @@ func errorJSON(proto Protocol, e *lambdad.Error, shape ErrorShape) []byte {
 	if e.Reason != "" {
 		members["Reason"] = e.Reason
 	}
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(members); err != nil {
-		return []byte("{}") // cannot be: a map of strings
-	}
-	return []byte(strings.TrimSuffix(b.String(), "\n"))
+	return must(marshalJSON(members))
 }
 
 func errorXML(proto Protocol, r *Request, e *lambdad.Error, shape ErrorShape) []byte {
@@ -181,29 +172,11 @@ func errorXML(proto Protocol, r *Request, e *lambdad.Error, shape ErrorShape) []
 			NS      string   `xml:"xmlns,attr,omitempty"`
 			Error   xmlError
 			ID      string `xml:"RequestId"`
-		}{NS: knownServices[r.Service].xmlns, Error: xmlError{faultOf(shape.Status), e.Code, e.Message}, ID: r.RequestID}
+		}{NS: knownServices[r.Service].xmlns, Error: xmlError{faultOf(shape.Status), cmp.Or(shape.QueryCode, e.Code), e.Message}, ID: r.RequestID}
 	}
 	body, err := xml.Marshal(v)
 	if err != nil {
 		return nil // cannot be: strings only
 	}
 	return append([]byte(xml.Header), body...)
-}
-
-// cborMap encodes pairs of text strings as a CBOR map.
-func cborMap(pairs ...string) []byte {
-	b := []byte{0xa0 | byte(len(pairs)/2)}
-	for _, s := range pairs {
-		switch n := len(s); {
-		case n < 24:
-			b = append(b, 0x60|byte(n))
-		case n < 1<<8:
-			b = append(b, 0x78, byte(n))
-		default:
-			s = s[:min(n, 1<<16-1)]
-			b = append(b, 0x79, byte(len(s)>>8), byte(len(s)))
-		}
-		b = append(b, s...)
-	}
-	return b
 }

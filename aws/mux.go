@@ -53,7 +53,9 @@ type Keys interface {
 // A Request is an authenticated request for a service.
 type Request struct {
 	*http.Request
-	Service   string // SigV4 name
+	Service string // SigV4 name
+	// Protocol is the one the request is made in, and answered in.
+	Protocol  Protocol
 	Region    string // of the credential scope
 	RequestID string
 	Identity  Identity
@@ -85,8 +87,6 @@ const DefaultBodyLimit = 6291456
 type Service interface {
 	// Name is the service's name in credential scopes, such as lambda.
 	Name() string
-	// Protocol is the form of its errors.
-	Protocol() Protocol
 	// ErrorShapes are its errors beyond those common to all services.
 	ErrorShapes() map[string]ErrorShape
 	// Route finds the operation from method, path, query and headers, before
@@ -226,7 +226,7 @@ func (m *Mux) serve(w http.ResponseWriter, hr *http.Request, mode AuthMode) {
 	}
 
 	t := m.route(hr)
-	r := &Request{Request: hr, Service: t.service, Region: t.region, RequestID: id}
+	r := &Request{Request: hr, Service: t.service, Protocol: t.protocol, Region: t.region, RequestID: id}
 	svc := m.services[t.service]
 	if svc == nil {
 		m.writeMissing(w, r, t)
@@ -287,7 +287,7 @@ func (m *Mux) serveService(w http.ResponseWriter, r *Request, svc Service, t tar
 	if err := decompress(r); err != nil {
 		return err
 	}
-	if p := svc.Protocol(); p == Query {
+	if r.Protocol == Query {
 		if err := parseForm(r); err != nil {
 			return err
 		}

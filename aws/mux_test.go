@@ -27,10 +27,9 @@ import (
 // echo is a REST service that answers with what it was given.
 type echo struct{ limit int64 }
 
-func (echo) Name() string       { return "lambda" }
-func (echo) Protocol() Protocol { return RESTJSON }
+func (echo) Name() string { return "lambda" }
 func (echo) ErrorShapes() map[string]ErrorShape {
-	return map[string]ErrorShape{"Teapot": {418, "Message", "User"}}
+	return map[string]ErrorShape{"Teapot": {Status: 418, Key: "Message", Type: "User"}}
 }
 
 func (e echo) Route(r *Request) error {
@@ -60,7 +59,6 @@ func (echo) ServeAWS(w http.ResponseWriter, r *Request) error {
 type form struct{}
 
 func (form) Name() string                       { return "sts" }
-func (form) Protocol() Protocol                 { return Query }
 func (form) ErrorShapes() map[string]ErrorShape { return nil }
 func (form) Route(*Request) error               { return nil }
 func (form) ServeAWS(w http.ResponseWriter, r *Request) error {

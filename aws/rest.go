@@ -242,6 +242,8 @@ func goKind(e *json.UnmarshalTypeError) string {
 		return "a Boolean"
 	case t == "string":
 		return "a String"
+	case t == "aws.Timestamp":
+		return "a Timestamp"
 	case strings.HasPrefix(t, "["):
 		return "a List"
 	}
@@ -250,17 +252,14 @@ func goKind(e *json.UnmarshalTypeError) string {
 
 // WriteJSON answers with v as a JSON body.
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	body, err := marshalJSON(v)
+	if err != nil {
 		return err
 	}
-	body := strings.TrimSuffix(b.String(), "\n")
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(body)) // a caller that is gone cannot be told
+	_, _ = w.Write(body) // a caller that is gone cannot be told
 	return nil
 }

@@ -102,6 +102,14 @@ var formVersions = map[string]string{
 	"2012-11-05": "sqs",
 }
 
+// actionOf is an operation as policies call it.
+func actionOf(service, operation string) string {
+	if service == "monitoring" {
+		service = "cloudwatch"
+	}
+	return service + ":" + operation
+}
+
 // endpointVariable names the environment variable that points a client of the
 // service somewhere else.
 func endpointVariable(service string) string {

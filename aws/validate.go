@@ -50,7 +50,10 @@ func (p *Pattern) String() string { return p.text }
 // A Validator collects what is wrong with a request and words it as AWS does
 // (control-plane.md section 2.3). Paths are member names in camel case joined by
 // dots.
-type Validator struct{ items []string }
+type Validator struct {
+	items []string
+	quiet bool // neither values nor enumerations
+}
 
 // Err returns a ValidationException, or nil if nothing was wrong.
 func (v *Validator) Err() error {
@@ -65,6 +68,13 @@ func (v *Validator) Err() error {
 }
 
 func (v *Validator) add(value, path, rule string) {
+	if v.quiet {
+		if strings.HasPrefix(rule, enumRule) {
+			rule = enumRule
+		}
+		v.items = append(v.items, "Value at '"+path+"' failed to satisfy constraint: "+rule)
+		return
+	}
 	v.items = append(v.items, "Value '"+value+"' at '"+path+"' failed to satisfy constraint: "+rule)
 }
 
@@ -263,6 +273,8 @@ func (c *Constraint) stringRules() (rules []rule[string]) {
 	}
 	return rules
 }
+
+const enumRule = "Member must satisfy enum value set"
 
 func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 

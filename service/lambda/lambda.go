@@ -127,9 +127,6 @@ func New(cfg Config) *Service {
 // Name implements aws.Service.
 func (s *Service) Name() string { return "lambda" }
 
-// Protocol implements aws.Service.
-func (s *Service) Protocol() aws.Protocol { return aws.RESTJSON }
-
 // ErrorShapes implements aws.Service.
 func (s *Service) ErrorShapes() map[string]aws.ErrorShape { return errorShapes }
 

@@ -16,11 +16,11 @@ func TestOperations(t *testing.T) {
 		return w.Code, w.Body.String()
 	}
 	if status, body := call("Action=GetCallerIdentity&Version=2011-06-15"); status != 200 ||
-		!strings.Contains(body, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::000000000000:root</Arn>`) ||
+		!strings.Contains(body, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><UserId>000000000000</UserId><Account>000000000000</Account><Arn>arn:aws:iam::000000000000:root</Arn></GetCallerIdentityResult>`) ||
 		!strings.Contains(body, "<ResponseMetadata><RequestId>") {
 		t.Errorf("%d %s", status, body)
 	}
-	for _, op := range operations {
+	for _, op := range api.Operations {
 		if op == "GetCallerIdentity" {
 			continue
 		}
