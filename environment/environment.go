@@ -40,6 +40,14 @@ import (
 // answered: the invocation may have begun.
 var ErrEnded = errors.New("environment: ended")
 
+// ErrInit is the error of an environment that was to be initialised ahead, and
+// whose initialisation failed or hit its limit for a reason of the function's.
+var ErrInit = errors.New("environment: its initialisation failed")
+
+// errLost is the error of an environment that was initialised ahead and whose
+// processes are gone.
+var errLost = errors.New("environment: what was initialised ahead is lost")
+
 // Addresses that processes in a sandbox find lambdad at, where the driver can
 // give them.
 const (
@@ -78,7 +86,9 @@ type Config struct {
 	Credentials lambdad.Credentials
 	// Endpoint is the AWS endpoint served inside the sandbox; nil: none.
 	Endpoint http.Handler
-	// InitType is AWS_LAMBDA_INITIALIZATION_TYPE; "": on-demand.
+	// InitType is AWS_LAMBDA_INITIALIZATION_TYPE; "": on-demand. An environment of
+	// another type has one initialisation only, ahead of its first invocation: when
+	// that fails or its processes are lost, the environment ends.
 	InitType string
 	// FreezeDelay passes between the end of an invocation and freezing; 0: none,
 	// negative: the environment is never frozen.
@@ -92,9 +102,16 @@ type Config struct {
 	// Invoke only from another goroutine.
 	OnIdle func(*Environment)
 	// OnEnd is called once, after the sandbox was destroyed and before Done is
-	// closed. err is nil after Shutdown and Kill.
+	// closed. err is nil after Shutdown and Kill; ErrInit after a failed
+	// initialisation ahead.
 	OnEnd func(e *Environment, err error)
 }
+
+// Initialization types (lifecycle.md section 3.2).
+const (
+	OnDemand    = "on-demand"
+	Provisioned = "provisioned-concurrency"
+)
 
 // States of an environment as Status shows them.
 const (
@@ -175,7 +192,7 @@ func (inv *invocation) give(payload []byte, functionError bool) {
 // Start makes an environment; its initialisation begins at once.
 func Start(cfg Config) *Environment {
 	if cfg.InitType == "" {
-		cfg.InitType = "on-demand"
+		cfg.InitType = OnDemand
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -372,6 +389,10 @@ func (e *Environment) idle(ctx context.Context, invoke func(*invocation) error) 
 				"process", p.name, "exit", p.proc.Exit().String())
 			p.exited = true
 			e.enter(StateResetting)
+			if e.ahead() {
+				e.halt(ctx, "failure", telemetry.SpanReset)
+				return fmt.Errorf("%w: %s ended while it was idle: %s", errLost, p.name, p.proc.Exit())
+			}
 			err := e.reset(ctx, "failure")
 			e.enter(StateIdle)
 			return err
@@ -434,6 +455,10 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 	fault := e.thaw(ctx)
 	if fault == nil && e.gen.dead() {
 		// Never deliver an event to a dead generation.
+		if e.ahead() {
+			e.halt(ctx, "failure", telemetry.SpanReset)
+			return fmt.Errorf("%w: a process ended while it was frozen", errLost)
+		}
 		fault = e.reset(ctx, "failure")
 		e.enter(StateBusy)
 	}
@@ -506,7 +531,7 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 }
 
 // after does what a failure asks for: the processes are ended, and the sandbox
-// stays.
+// stays unless it was initialised ahead.
 func (e *Environment) after(ctx context.Context, f *failure) error {
 	if f == nil || ctx.Err() != nil {
 		return nil
@@ -516,8 +541,21 @@ func (e *Environment) after(ctx context.Context, f *failure) error {
 		return nil // the sequence runs with the reason of a stop
 	}
 	e.enter(StateResetting)
+	if e.ahead() {
+		e.halt(ctx, f.reason(), telemetry.SpanReset)
+		switch {
+		case !f.initialising:
+			return fmt.Errorf("%w: %s", errLost, f.errorType)
+		case f.cause != nil:
+			return fmt.Errorf("environment: initialise ahead: %w", f.cause)
+		}
+		return fmt.Errorf("%w: %s", ErrInit, f.errorType)
+	}
 	return e.reset(ctx, f.reason())
 }
+
+// ahead reports whether the environment is initialised ahead, and never again.
+func (e *Environment) ahead() bool { return e.cfg.InitType != OnDemand }
 
 // awaitNext waits until the runtime and every extension that had the event ask
 // for the next one, or for what comes in between.
@@ -596,11 +634,15 @@ func span(name string, from, to time.Time) telemetry.Span {
 // report ends an invocation in the log.
 func (e *Environment) report(inv *invocation, f *failure, duration, initDuration time.Duration, runtimeNext, allNext time.Time) {
 	e.gen.flush()
+	billed := initDuration
+	if e.ahead() {
+		billed = 0 // it was when the environment was made (lifecycle.md section 15)
+	}
 	r := telemetry.Report{
 		RequestID: inv.RequestID, Status: telemetry.StatusSuccess, Tracing: inv.tracing,
 		Metrics: telemetry.ReportMetrics{
 			Duration:   telemetry.Millis(duration),
-			Billed:     telemetry.BilledMillis(duration, initDuration),
+			Billed:     telemetry.BilledMillis(duration, billed),
 			MemorySize: int64(e.cfg.Version.MemoryMB),
 			Init:       telemetry.Millis(initDuration),
 		},
@@ -702,7 +744,7 @@ func (e *Environment) end(err error) {
 		<-e.endpointDone
 	}
 	e.kill()
-	if err != nil {
+	if err != nil && !errors.Is(err, errLost) && !errors.Is(err, ErrInit) {
 		e.log.Error("an environment ended because its sandbox failed", "err", err)
 	}
 	if e.cfg.OnEnd != nil {

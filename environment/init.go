@@ -317,7 +317,7 @@ func (e *Environment) boot(ctx context.Context, inv *invocation, limit <-chan ti
 
 // initLimit is how long an initialisation may take (lifecycle.md section 3.2).
 func (e *Environment) initLimit() time.Duration {
-	if e.cfg.InitType == "on-demand" {
+	if !e.ahead() {
 		return lambdad.InitLimit
 	}
 	return min(max(130*time.Second, e.cfg.Version.Timeout), 900*time.Second)

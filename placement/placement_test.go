@@ -3,108 +3,369 @@ package placement_test
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/placement"
+	"github.com/lambdad/lambdad/worker"
 )
 
-// gate is a worker that answers when told to.
-type gate chan error
+// A host is a worker that runs invocations under fake time and counts them.
+type host struct {
+	run   time.Duration // until the answer
+	after time.Duration // of extensions
+	fail  error
 
-func (g gate) Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error) {
-	return &lambdad.Response{}, <-g
+	mu        sync.Mutex
+	running   map[string]int // by function:number
+	most      map[string]int
+	provision map[string]int
 }
 
-func invocation(account, region string) *lambdad.Invocation {
-	return &lambdad.Invocation{Version: &lambdad.Version{Account: account, Region: region}}
+func newHost(run, after time.Duration) *host {
+	return &host{run: run, after: after, running: map[string]int{}, most: map[string]int{}, provision: map[string]int{}}
 }
 
-func TestLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const limit = 3
-		g := make(gate)
-		p := placement.New(g, limit)
-		done := make(chan error, 2*limit)
-		run := func(account, region string) {
-			go func() { _, err := p.Invoke(t.Context(), invocation(account, region)); done <- err }()
-		}
-		for range limit {
-			run("1", "eu-west-1")
-		}
-		synctest.Wait()
-		if n := p.InUse("1", "eu-west-1"); n != limit {
-			t.Fatalf("%d in use, want %d", n, limit)
-		}
-
-		_, err := p.Invoke(t.Context(), invocation("1", "eu-west-1"))
-		var e *lambdad.Error
-		if !errors.As(err, &e) || e.Code != "TooManyRequestsException" || e.Reason != "ConcurrentInvocationLimitExceeded" || e.Message != "Rate Exceeded." {
-			t.Fatalf("over the limit: %v", err)
-		}
-
-		// Another region and another account have limits of their own.
-		run("1", "us-east-1")
-		run("2", "eu-west-1")
-		synctest.Wait()
-		if len(done) != 0 {
-			t.Fatalf("another account or region was throttled: %v", <-done)
-		}
-
-		// A unit comes back whatever the outcome, and can be had again.
-		g <- errors.New("failed")
-		if err := <-done; err == nil {
-			t.Fatal("the worker's error was lost")
-		}
-		for range limit + 1 {
-			g <- nil
-			if err := <-done; err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, a := range []string{"1", "2"} {
-			for _, r := range []string{"eu-west-1", "us-east-1"} {
-				if n := p.InUse(a, r); n != 0 {
-					t.Errorf("%d still in use in %s of %s", n, r, a)
-				}
-			}
-		}
-	})
-}
-
-// A panic of a handler, which net/http recovers, must not eat a unit.
-func TestPanicGivesBack(t *testing.T) {
-	p := placement.New(panics{}, 1)
-	func() {
-		defer func() {
-			if fmt.Sprint(recover()) != "boom" {
-				t.Error("no panic")
-			}
-		}()
-		p.Invoke(t.Context(), invocation("1", "eu-west-1"))
-	}()
-	if n := p.InUse("1", "eu-west-1"); n != 0 {
-		t.Errorf("%d still in use", n)
+func (h *host) add(v *lambdad.Version, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, k := range []string{"", v.Function, v.Function + ":" + v.Number} {
+		h.running[k] += n
+		h.most[k] = max(h.most[k], h.running[k])
 	}
 }
 
-type panics struct{}
-
-func (panics) Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error) { panic("boom") }
-
-type answers struct{}
-
-func (answers) Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error) {
-	return nil, nil
+func (h *host) peak(k string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.most[k]
 }
 
+func (h *host) Invoke(ctx context.Context, inv *lambdad.Invocation, u worker.Unit) (*lambdad.Response, error) {
+	h.add(inv.Version, 1)
+	time.Sleep(h.run)
+	if h.fail != nil {
+		h.add(inv.Version, -1)
+		u.Release(false)
+		return nil, h.fail
+	}
+	if h.after == 0 {
+		h.add(inv.Version, -1)
+		u.Release(false)
+		return &lambdad.Response{}, nil
+	}
+	u.Answered()
+	after := h.after
+	go func() {
+		time.Sleep(after)
+		h.add(inv.Version, -1)
+		u.Release(true)
+	}()
+	return &lambdad.Response{}, nil
+}
+
+func (h *host) Provision(v *lambdad.Version, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.provision[v.Function+":"+v.Number] = n
+}
+
+func (h *host) Provisioned(*lambdad.Version) worker.Provisioned { return worker.Provisioned{} }
+
+func version(function, number string) *lambdad.Version {
+	return &lambdad.Version{Account: "1", Region: "eu-west-1", Function: function, Number: number}
+}
+
+// calls invokes n times at once and returns how many ran, and the reasons of the
+// throttles of the others.
+func calls(t *testing.T, p *placement.Placer, n int, v *lambdad.Version) (ran int, reasons []string) {
+	t.Helper()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			_, err := p.Invoke(t.Context(), &lambdad.Invocation{Version: v})
+			mu.Lock()
+			defer mu.Unlock()
+			var e *lambdad.Error
+			switch {
+			case err == nil:
+				ran++
+			case errors.As(err, &e) && e.Code == "TooManyRequestsException" && e.Message == "Rate Exceeded.":
+				reasons = append(reasons, e.Reason)
+			default:
+				t.Errorf("neither an answer nor a throttle: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(reasons)
+	return ran, slices.Compact(reasons)
+}
+
+const (
+	account  = "ConcurrentInvocationLimitExceeded"
+	reserved = "ReservedFunctionConcurrentInvocationLimitExceeded"
+)
+
+func idle(t *testing.T, p *placement.Placer) {
+	t.Helper()
+	time.Sleep(time.Hour)
+	synctest.Wait()
+	if u := p.InUse("1", "eu-west-1"); u != (placement.Use{}) {
+		t.Errorf("in use in the end: %+v", u)
+	}
+}
+
+// Of 500 parallel calls exactly as many run as there is concurrency for, whatever
+// it is that limits them.
+func TestExactUnderParallelCalls(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		c      placement.Concurrency
+		limit  int
+		ran    int
+		reason string
+	}{
+		{"the account", placement.Concurrency{}, 120, 120, account},
+		{"reserved", placement.Concurrency{Reserved: new(37)}, 1000, 37, reserved},
+		{"reserved 0", placement.Concurrency{Reserved: new(0)}, 1000, 0, reserved},
+		{"reserved with provisioned inside", placement.Concurrency{Reserved: new(37), Provisioned: []placement.Provision{{Version: version("f", "1"), Count: 30}}}, 1000, 37, reserved},
+		{"provisioned alone and spill-over", placement.Concurrency{Provisioned: []placement.Provision{{Version: version("f", "1"), Count: 30}}}, 120, 120, account},
+		{"provisioned for another version", placement.Concurrency{Provisioned: []placement.Provision{{Version: version("f", "2"), Count: 30}}}, 120, 90, account},
+		{"reserved is provisioned for another version", placement.Concurrency{Reserved: new(30), Provisioned: []placement.Provision{{Version: version("f", "2"), Count: 30}}}, 1000, 0, reserved},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHost(time.Minute, 0)
+				p := placement.New(h, c.limit)
+				p.Configure("1", "eu-west-1", "f", c.c)
+				for range 3 {
+					ran, reasons := calls(t, p, 500, version("f", "1"))
+					if ran != c.ran || h.peak("f") != c.ran || !slices.Equal(reasons, []string{c.reason}) {
+						t.Fatalf("%d ran, %d at once, others %v; want %d and %s", ran, h.peak("f"), reasons, c.ran, c.reason)
+					}
+				}
+				idle(t, p)
+			})
+		})
+	}
+}
+
+// What is reserved is a guarantee, too: others cannot take it.
+func TestReservedIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(time.Minute, 0)
+		p := placement.New(h, 100)
+		p.Configure("1", "eu-west-1", "kept", placement.Concurrency{Reserved: new(30)})
+		var others int
+		var reasons []string
+		done := make(chan struct{})
+		go func() { defer close(done); others, reasons = calls(t, p, 500, version("other", "$LATEST")) }()
+		synctest.Wait()
+		if use := p.InUse("1", "eu-west-1"); use != (placement.Use{Concurrent: 70, Unreserved: 70}) {
+			t.Errorf("in use %+v", use)
+		}
+		if ran, _ := calls(t, p, 30, version("kept", "$LATEST")); ran != 30 {
+			t.Errorf("%d of 30 reserved ran", ran)
+		}
+		<-done
+		if others != 70 || !slices.Equal(reasons, []string{account}) {
+			t.Errorf("others: %d ran, %v", others, reasons)
+		}
+		// Another account and another region have limits of their own.
+		v := version("other", "1")
+		v.Region = "us-east-1"
+		if ran, _ := calls(t, p, 100, v); ran != 100 {
+			t.Errorf("%d ran in another region", ran)
+		}
+		idle(t, p)
+	})
+}
+
+// Limits that change while invocations run hold at once, and nothing is lost when
+// those end.
+func TestChangesUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(time.Minute, 0)
+		p := placement.New(h, 100)
+		one, two := version("f", "1"), version("f", "2")
+		set := func(c placement.Concurrency) { p.Configure("1", "eu-west-1", "f", c) }
+		var running sync.WaitGroup
+		begin := func(n int, v *lambdad.Version) {
+			t.Helper()
+			before := p.InUse("1", "eu-west-1").Concurrent
+			for range n {
+				running.Go(func() {
+					if _, err := p.Invoke(t.Context(), &lambdad.Invocation{Version: v}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			synctest.Wait()
+			if after := p.InUse("1", "eu-west-1").Concurrent; after != before+n {
+				t.Fatalf("%d run, want %d", after, before+n)
+			}
+		}
+		refused := func(v *lambdad.Version, reason string) {
+			t.Helper()
+			if ran, reasons := calls(t, p, 1, v); ran != 0 || reasons[0] != reason {
+				t.Fatalf("%d ran, %v", ran, reasons)
+			}
+		}
+		begin(10, one)
+		set(placement.Concurrency{Reserved: new(12)}) // ten of them are in use
+		begin(2, one)
+		refused(one, reserved)
+		set(placement.Concurrency{}) // of the account's hundred twelve are in use
+		begin(88, one)
+		refused(one, account)
+		set(placement.Concurrency{Reserved: new(5)}) // less than runs
+		refused(one, reserved)
+		set(placement.Concurrency{})
+		running.Wait()
+		synctest.Wait()
+
+		// The allotment moves to another version while it is in use.
+		set(placement.Concurrency{Reserved: new(10), Provisioned: []placement.Provision{{Version: one, Count: 6}}})
+		begin(6, one) // provisioned
+		begin(1, one) // spilt
+		set(placement.Concurrency{Reserved: new(10), Provisioned: []placement.Provision{{Version: two, Count: 6}}})
+		if h.provision["f:1"] != 0 || h.provision["f:2"] != 6 {
+			t.Errorf("the worker was told %v", h.provision)
+		}
+		refused(one, reserved) // seven of what are now four
+		begin(6, two)
+		refused(two, reserved)
+		running.Wait()
+		synctest.Wait()
+		if ran, _ := calls(t, p, 50, one); ran != 4 {
+			t.Errorf("%d ran beside what is provisioned for another version", ran)
+		}
+		if ran, _ := calls(t, p, 50, two); ran != 10 {
+			t.Errorf("%d ran of what is provisioned and the rest", ran)
+		}
+		set(placement.Concurrency{})
+		if ran, _ := calls(t, p, 500, two); ran != 100 {
+			t.Errorf("%d ran in the end", ran)
+		}
+		idle(t, p)
+	})
+}
+
+// A unit is held until extensions are done. Requests that come in the moment in
+// which a runtime has answered wait for it; those that would wait longer are
+// throttled.
+func TestHeldUntilIdle(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		c    placement.Concurrency
+	}{
+		{"reserved", placement.Concurrency{Reserved: new(1)}},
+		{"provisioned", placement.Concurrency{Reserved: new(1), Provisioned: []placement.Provision{{Version: version("f", "1"), Count: 1}}}},
+		{"account", placement.Concurrency{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHost(time.Second, time.Millisecond)
+				p := placement.New(h, 1)
+				p.Configure("1", "eu-west-1", "f", c.c)
+				v := version("f", "1")
+				for range 10 { // one after the other, faster than the environment
+					if ran, reasons := calls(t, p, 1, v); ran != 1 {
+						t.Fatal(reasons)
+					}
+				}
+				begin := time.Now()
+				time.Sleep(time.Millisecond)
+				var wg sync.WaitGroup
+				wg.Go(func() { calls(t, p, 1, v) })
+				synctest.Wait()
+				if ran, _ := calls(t, p, 1, v); ran != 0 {
+					t.Error("two at once")
+				}
+				if waited := time.Since(begin); waited != time.Millisecond {
+					t.Errorf("a throttle took %s while nothing was answered", waited)
+				}
+				wg.Wait()
+				time.Sleep(time.Second)
+				h.after = time.Minute // extensions at work
+				if ran, _ := calls(t, p, 1, v); ran != 1 {
+					t.Error("throttled")
+				}
+				begin = time.Now()
+				if ran, _ := calls(t, p, 1, v); ran != 0 {
+					t.Error("ran beside the extensions of another")
+				}
+				if waited := time.Since(begin); waited != 5*time.Millisecond {
+					t.Errorf("throttled after %s", waited)
+				}
+				if h.peak("f") != 1 {
+					t.Errorf("%d at once", h.peak("f"))
+				}
+				idle(t, p)
+			})
+		})
+	}
+}
+
+// A unit comes back whatever the outcome.
+func TestErrorGivesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(time.Second, 0)
+		p := placement.New(h, 1)
+		h.fail = errors.New("no environment")
+		if _, err := p.Invoke(t.Context(), &lambdad.Invocation{Version: version("f", "1")}); !errors.Is(err, h.fail) {
+			t.Errorf("the worker's error was lost: %v", err)
+		}
+		idle(t, p)
+	})
+}
+
+// A throttle that will not pass says so.
+func TestZeroReserved(t *testing.T) {
+	p := placement.New(newHost(0, 0), 1)
+	for _, reserve := range []int{0, 1} {
+		p.Configure("1", "eu-west-1", "f", placement.Concurrency{Reserved: &reserve, Provisioned: []placement.Provision{{Version: version("f", "2"), Count: reserve}}})
+		_, err := p.Invoke(t.Context(), &lambdad.Invocation{Version: version("f", "1")})
+		if err == nil || errors.Is(err, placement.ErrZeroReserved) != (reserve == 0) {
+			t.Errorf("reserved %d: %v", reserve, err)
+		}
+	}
+}
+
+// answers is a worker that costs nothing.
+type answers struct{}
+
+func (*answers) Invoke(_ context.Context, _ *lambdad.Invocation, u worker.Unit) (*lambdad.Response, error) {
+	u.Answered()
+	u.Release(true)
+	return nil, nil
+}
+func (*answers) Provision(*lambdad.Version, int)                     {}
+func (*answers) Provisioned(*lambdad.Version) (p worker.Provisioned) { return p }
+
 func BenchmarkInvoke(b *testing.B) {
-	p := placement.New(answers{}, 1000)
-	inv := invocation("123456789012", "eu-west-1")
-	b.ReportAllocs()
-	for b.Loop() {
-		p.Invoke(b.Context(), inv)
+	for _, c := range []struct {
+		name string
+		c    placement.Concurrency
+	}{
+		{"account", placement.Concurrency{}},
+		{"reserved", placement.Concurrency{Reserved: new(10)}},
+		{"provisioned", placement.Concurrency{Provisioned: []placement.Provision{{Version: version("f", "1"), Count: 1}}}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			p := placement.New(&answers{}, 1000)
+			p.Configure("1", "eu-west-1", "f", c.c)
+			inv := &lambdad.Invocation{Version: version("f", "1")}
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Invoke(b.Context(), inv)
+			}
+		})
 	}
 }

@@ -17,6 +17,14 @@ type noop struct {
 
 var ok = &lambdad.Response{}
 
+// unit is a unit of concurrency that costs nothing.
+var unit Unit = free{}
+
+type free struct{}
+
+func (free) Answered()    {}
+func (free) Release(bool) {}
+
 func (n *noop) Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error) {
 	n.w.idled(n.inst, n)
 	return ok, nil
@@ -44,7 +52,7 @@ func BenchmarkWarmInvoke(b *testing.B) {
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := w.Invoke(ctx, inv); err != nil {
+		if _, err := w.Invoke(ctx, inv, unit); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -57,7 +65,7 @@ func BenchmarkWarmInvokeParallel(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, err := w.Invoke(context.Background(), inv); err != nil {
+			if _, err := w.Invoke(context.Background(), inv, unit); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -69,7 +77,7 @@ func BenchmarkPopPush(b *testing.B) {
 	w := noopWorker()
 	defer w.Drain(context.Background())
 	v := version("f", "1")
-	if _, err := w.Invoke(b.Context(), &lambdad.Invocation{Version: v}); err != nil {
+	if _, err := w.Invoke(b.Context(), &lambdad.Invocation{Version: v}, nil); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
@@ -90,7 +98,7 @@ func BenchmarkColdInvoke(b *testing.B) {
 	inv := &lambdad.Invocation{Version: version("f", "1")}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := w.Invoke(b.Context(), inv); err != nil {
+		if _, err := w.Invoke(b.Context(), inv, unit); err != nil {
 			b.Fatal(err)
 		}
 		w.Retire(inv.Version.Account, inv.Version.Region, "f", "")
@@ -103,14 +111,14 @@ func BenchmarkWarmInvokeAmongThousand(b *testing.B) {
 	w := noopWorker()
 	defer w.Drain(context.Background())
 	for i := range 1000 {
-		if _, err := w.Invoke(b.Context(), &lambdad.Invocation{Version: version(string(rune('a'+i%26))+newID(), "1")}); err != nil {
+		if _, err := w.Invoke(b.Context(), &lambdad.Invocation{Version: version(string(rune('a'+i%26))+newID(), "1")}, nil); err != nil {
 			b.Fatal(err)
 		}
 	}
 	inv := &lambdad.Invocation{Version: version("f", "1")}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := w.Invoke(b.Context(), inv); err != nil {
+		if _, err := w.Invoke(b.Context(), inv, unit); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -127,6 +127,9 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 		OnIdle:            func(e *environment.Environment) { w.idled(inst, e) },
 		OnEnd:             func(_ *environment.Environment, err error) { w.ended(inst, err) },
 	}
+	if inst.ahead {
+		cfg.InitType = environment.Provisioned
+	}
 	if w.cfg.Credentials != nil {
 		var revoke func()
 		cfg.Credentials, revoke = w.cfg.Credentials(v, inst.id)

@@ -215,7 +215,7 @@ func hello() *lambdad.Version {
 }
 
 func (r *rig) invoke(t *testing.T, v *lambdad.Version, event string) error {
-	resp, err := r.Invoke(t.Context(), &lambdad.Invocation{RequestID: uuid.NewString(), Version: v, InvokedARN: v.ARN(), Payload: []byte(event), ContentType: "application/json"})
+	resp, err := r.Invoke(t.Context(), &lambdad.Invocation{RequestID: uuid.NewString(), Version: v, InvokedARN: v.ARN(), Payload: []byte(event), ContentType: "application/json"}, nil)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,8 @@ type pool struct {
 	answered int // busy environments whose runtime has answered
 	patient  int // waiters that count on one of those
 	living   int
-	queued   bool  // in Local.queue
+	queued   bool // in Local.queue
+	ahead    provision
 	retired  bool  // its environments take what waits, then end
 	need     int64 // the most memory one was seen to hold
 }
@@ -91,6 +92,7 @@ const (
 // An instance is the worker's side of one environment.
 type instance struct {
 	pool  *pool
+	ahead bool // provisioned
 	id    string
 	since time.Time // start
 
@@ -105,6 +107,7 @@ type instance struct {
 	ready     chan struct{} // closed when its first initialisation or its life is over
 	uses      int           // times it was claimed
 	answered  bool          // the runtime has, in this use
+	unit      Unit          // of concurrency, which the use still holds; nil: the caller does
 	idleSince time.Time
 	memory    int64     // measured, or the reserve until it was
 	sampledAt time.Time // zero: never measured
@@ -138,7 +141,7 @@ func (w *Local) poolFor(v *lambdad.Version) *pool {
 
 // dropEmpty forgets a pool that has nothing left.
 func (w *Local) dropEmpty(p *pool) {
-	if p.living > 0 || len(p.waiting) > 0 || w.pools[p.key] != p {
+	if p.living > 0 || len(p.waiting) > 0 || p.ahead.target > 0 || w.pools[p.key] != p {
 		return
 	}
 	delete(w.pools, p.key)
@@ -166,11 +169,31 @@ func (w *Local) enqueue(p *pool) {
 	}
 }
 
-// pump starts what is wanted as far as gate and memory allow. Pools take turns,
-// so that one function with many waiters does not hold up another.
+// pump starts what is wanted as far as gate and memory allow: for requests that
+// wait and for what is provisioned in turn.
 func (w *Local) pump() {
 	w.short = false
-	for w.slots > 0 && len(w.queue) > 0 {
+	for idle := 0; w.slots > 0 && idle < 2; {
+		started := false
+		if w.turn = !w.turn; w.turn {
+			started = w.startWanted()
+		} else {
+			started = w.startAhead()
+		}
+		if w.short {
+			return // what memory there will be is for those who wait
+		}
+		if idle++; started {
+			idle = 0
+		}
+	}
+}
+
+// startWanted starts one environment for a request, and reports whether there was
+// one to start and room for it. Pools take turns, so that one function with many
+// waiters does not hold up another.
+func (w *Local) startWanted() (started bool) {
+	for !started && len(w.queue) > 0 {
 		p := w.queue[0]
 		blocked := false
 		if p.wanted() > 0 {
@@ -182,9 +205,10 @@ func (w *Local) pump() {
 				blocked = true
 			case !w.admit(p):
 				w.short = true
-				return
+				return false
 			default:
-				w.launch(p)
+				w.launch(p, false)
+				started = true
 			}
 		}
 		w.queue[0] = nil
@@ -194,12 +218,14 @@ func (w *Local) pump() {
 			w.enqueue(p)
 		}
 	}
+	return started
 }
 
-// launch starts one environment for p.
-func (w *Local) launch(p *pool) {
+// launch starts one environment for p: for who waits, or ahead.
+func (w *Local) launch(p *pool, ahead bool) {
 	inst := &instance{
 		pool:   p,
+		ahead:  ahead,
 		id:     newID(),
 		since:  time.Now(),
 		slot:   true,
@@ -209,7 +235,11 @@ func (w *Local) launch(p *pool) {
 	w.slots--
 	w.held += inst.memory
 	w.instances[inst] = struct{}{}
-	p.starting++
+	if ahead {
+		p.ahead.living++
+	} else {
+		p.starting++
+	}
 	p.living++
 	p.function.living++
 	w.work.Go(func() { w.raise(inst) })
@@ -218,7 +248,9 @@ func (w *Local) launch(p *pool) {
 
 // started ends the first phase of an instance: it is now like any other.
 func (w *Local) started(inst *instance) {
-	inst.pool.starting--
+	if !inst.ahead {
+		inst.pool.starting--
+	}
 	w.releaseSlot(inst)
 	close(inst.ready)
 }
@@ -238,12 +270,12 @@ func (w *Local) free(inst *instance) {
 	case len(p.waiting) > 0:
 		inst.claim()
 		w.deliver(p, result{inst: inst, use: inst.uses})
-	case p.retired || w.draining || w.plain && othersWait(p):
+	case p.retired || w.draining || w.plain && othersWait(p) || inst.ahead && p.ahead.living > p.ahead.target:
 		w.end(inst)
 	default:
 		inst.state = idle
 		inst.idleSince = time.Now()
-		p.idle = append(p.idle, inst)
+		*inst.peers() = append(*inst.peers(), inst)
 	}
 }
 
@@ -264,17 +296,36 @@ func (w *Local) deliver(p *pool, r result) {
 	wt.ready <- r
 }
 
-// pop claims the warmest idle environment of p, or returns nil.
+// pop claims the warmest idle environment of p, a provisioned one first, or
+// returns nil.
 func (p *pool) pop() *instance {
-	n := len(p.idle) - 1
+	list := &p.ahead.idle
+	n := len(*list) - 1
 	if n < 0 {
-		return nil
+		list = &p.idle
+		if n = len(*list) - 1; n < 0 {
+			return nil
+		}
 	}
-	inst := p.idle[n]
-	p.idle[n] = nil
-	p.idle = p.idle[:n]
+	inst := (*list)[n]
+	(*list)[n] = nil
+	*list = (*list)[:n]
 	inst.claim()
 	return inst
+}
+
+// peers is the list an idle instance is in.
+func (inst *instance) peers() *[]*instance {
+	if inst.ahead {
+		return &inst.pool.ahead.idle
+	}
+	return &inst.pool.idle
+}
+
+// unlist takes an idle instance out of its list.
+func (inst *instance) unlist() {
+	list := inst.peers()
+	*list = remove(*list, inst)
 }
 
 func (inst *instance) claim() {
@@ -282,19 +333,29 @@ func (inst *instance) claim() {
 	inst.uses++
 }
 
-// done ends a use.
-func (inst *instance) done() {
-	if inst.answered {
+// done ends a use. The unit is to be released, if there is one.
+func (inst *instance) done() (unit Unit, answered bool) {
+	unit, answered = inst.unit, inst.answered
+	inst.unit = nil
+	if answered {
 		inst.answered = false
 		inst.pool.answered--
 	}
+	return unit, answered
 }
 
 // endSurplus ends an environment in its first initialisation that nobody waits
 // for and nobody will.
 func (w *Local) endSurplus(inst *instance) {
 	p := inst.pool
-	if inst.state == starting && inst.env != nil && (p.retired || w.draining) && p.wanted() < 0 {
+	if inst.state != starting || inst.env == nil {
+		return
+	}
+	surplus := (p.retired || w.draining) && p.wanted() < 0
+	if inst.ahead {
+		surplus = p.retired || w.draining || p.ahead.living > p.ahead.target
+	}
+	if surplus {
 		w.started(inst)
 		w.end(inst)
 	}
@@ -304,8 +365,9 @@ func (w *Local) endSurplus(inst *instance) {
 // just started; settle follows when it has ended.
 func (w *Local) end(inst *instance) {
 	if inst.state == idle {
-		inst.pool.idle = remove(inst.pool.idle, inst)
+		inst.unlist()
 	}
+	w.aheadLeft(inst)
 	inst.state = ending
 	w.freeing += inst.memory
 	w.work.Go(func() { w.shutdown(inst) })
@@ -314,14 +376,21 @@ func (w *Local) end(inst *instance) {
 // endIdle ends all idle environments of a function.
 func (w *Local) endIdle(f *function) {
 	for _, p := range f.pools {
-		for len(p.idle) > 0 {
-			w.end(p.idle[len(p.idle)-1])
+		p.endIdle(w)
+	}
+}
+
+// endIdle ends all idle environments of a pool.
+func (p *pool) endIdle(w *Local) {
+	for _, list := range []*[]*instance{&p.idle, &p.ahead.idle} {
+		for len(*list) > 0 {
+			w.end((*list)[len(*list)-1])
 		}
 	}
 }
 
-// longestIdle returns the environment that has been idle longest, or nil. The
-// first of each pool is the pool's oldest.
+// longestIdle returns the environment that has been idle longest, or nil; none
+// that is provisioned. The first of each pool is the pool's oldest.
 func (w *Local) longestIdle() *instance {
 	var oldest *instance
 	for _, p := range w.pools {
@@ -335,13 +404,14 @@ func (w *Local) longestIdle() *instance {
 // leave takes an instance that will not act any more out of everything but the
 // accounts, which remove settles.
 func (w *Local) leave(inst *instance) {
+	w.aheadLeft(inst)
 	switch inst.state {
 	case starting:
 		w.started(inst)
 	case idle:
-		inst.pool.idle = remove(inst.pool.idle, inst)
+		inst.unlist()
 	}
-	inst.done()
+	release(inst.done())
 	if inst.state != ending {
 		w.freeing += inst.memory
 	}
@@ -360,6 +430,7 @@ func (w *Local) settle(inst *instance) {
 	p.function.living--
 	for _, o := range p.function.pools {
 		w.enqueue(o)
+		w.provide(o)
 	}
 	w.pump()
 	w.dropEmpty(p)

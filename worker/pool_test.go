@@ -38,6 +38,8 @@ type host struct {
 	endTime   time.Duration
 	memory    int64
 	buildErr  func(n int) error // of the nth build, from 1
+	initErr   error             // of every initialisation
+	unit      Unit              // of every invocation
 }
 
 // A fakeEnv is an environment whose only work is to take time.
@@ -143,7 +145,11 @@ func (h *host) buildFake(ctx context.Context, inst *instance) error {
 		}
 		h.mu.Lock()
 		h.building--
+		failed := h.initErr
 		h.mu.Unlock()
+		if failed != nil {
+			e.die(failed)
+		}
 		if !e.isDead() {
 			h.idled(inst, e)
 		}
@@ -238,7 +244,7 @@ func version(name, generation string) *lambdad.Version {
 }
 
 func (h *host) invoke(ctx context.Context, v *lambdad.Version) (string, error) {
-	resp, err := h.Invoke(ctx, &lambdad.Invocation{Version: v})
+	resp, err := h.Invoke(ctx, &lambdad.Invocation{Version: v}, h.unit)
 	if err != nil {
 		return "", err
 	}

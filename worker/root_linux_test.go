@@ -139,7 +139,7 @@ func (n *node) invoke(ctx context.Context, event string) error {
 		RequestID: uuid.NewString(), Version: n.version, InvokedARN: n.version.ARN(),
 		Payload: []byte(event), ContentType: "application/json",
 		TraceID: "Root=1-5f35ae12-0c0fec141ab77a00bc047aa2;Sampled=0",
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}

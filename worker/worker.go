@@ -4,7 +4,7 @@
 // Environments live in pools, one for each snapshot (generation) of a version. A
 // request takes the idle environment that was used last. When none is idle it
 // waits, and one more environment is started; whichever comes first serves it, a
-// new environment or one that became free. A start outlives the request that
+// new environment or one that became free (provisioned ones: provisioned.go). A start outlives the request that
 // caused it: what nobody waits for any more becomes a spare. So there are never
 // more starts under way than requests waiting, and one environment for each
 // request that runs.
@@ -21,7 +21,8 @@
 //
 // One mutex, Local.mu, guards the pools and accounts. Nothing that blocks is done
 // under it, and no method of an environment or a sandbox is called under it, so
-// that it can be taken from their callbacks. The only goroutines are one for each
+// that it can be taken from their callbacks. Units of concurrency are given back
+// under it: what they lock is taken after it. The only goroutines are one for each
 // start until the environment is ready and one for each shutdown; Drain waits for
 // all of them.
 package worker
@@ -77,6 +78,17 @@ type env interface {
 	Status() environment.Status
 }
 
+// A Unit is one unit of concurrency that an invocation holds.
+type Unit interface {
+	// Answered is called at most once, before Release: the caller has its answer
+	// and the environment is still at work.
+	Answered()
+	// Release is called exactly once: when the environment can take another
+	// invocation or has ended, or when the invocation ended without having one.
+	// answered repeats whether Answered was called.
+	Release(answered bool)
+}
+
 type usageFunc = func() (sandbox.Usage, error)
 
 // Local runs invocations in environments on this host.
@@ -105,6 +117,8 @@ type Local struct {
 	functions map[functionKey]*function
 	instances map[*instance]struct{}
 	queue     []*pool // those that want starts, taking turns
+	ahead     []*pool // those that miss provisioned environments, taking turns
+	turn      bool    // of queue, else of ahead
 	waiting   int     // requests
 	slots     int     // free places in the gate
 	held      int64   // bytes: the sum of memory of all instances
@@ -180,25 +194,37 @@ func (c Config) withDefaults() Config {
 // *lambdad.Error: TooManyRequestsException when memory is short for longer than
 // the wait limit, ServiceException when an environment cannot be built or the
 // server stops, and what Runtimes and Archives have a name for.
-func (w *Local) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
+//
+// The unit is held until the environment is free again, later than the answer if
+// extensions are at work; nil: there is none.
+func (w *Local) Invoke(ctx context.Context, inv *lambdad.Invocation, unit Unit) (*lambdad.Response, error) {
 	for try := 1; ; try++ {
 		inst, use, err := w.claim(ctx, inv.Version)
 		if err != nil {
+			release(unit, false)
 			return nil, err
 		}
 		resp, err := inst.env.Invoke(ctx, inv)
 		if err == nil {
-			w.answered(inst, use)
+			w.answered(inst, use, unit, true)
 			return resp, nil
 		}
 		if !errors.Is(err, environment.ErrEnded) {
+			w.answered(inst, use, unit, false)
 			return nil, err
 		}
 		// It died while it was idle and never saw the event: once it has, it
 		// answers whatever happens.
 		if try == handovers {
+			release(unit, false)
 			return nil, failed(inv.Version, "keep it alive", err)
 		}
+	}
+}
+
+func release(unit Unit, answered bool) {
+	if unit != nil {
+		unit.Release(answered)
 	}
 }
 
@@ -264,15 +290,25 @@ func (w *Local) await(ctx context.Context, p *pool, wt *waiter, patient bool) (i
 	}
 }
 
-// answered notes that the runtime of an environment has answered: it will be free
-// when runtime and extensions ask for the next event, often at once.
-func (w *Local) answered(inst *instance, use int) {
+// answered ends the caller's part in the use of an environment. It will be free
+// when runtime and extensions ask for the next event, often at once; until then it
+// holds the unit. Without an answer, because the caller has gone, that may be long.
+func (w *Local) answered(inst *instance, use int, unit Unit, answer bool) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if inst.state == busy && inst.uses == use {
+	if inst.state != busy || inst.uses != use {
+		w.mu.Unlock()
+		release(unit, false)
+		return
+	}
+	if answer {
 		inst.answered = true
 		inst.pool.answered++
+		if unit != nil {
+			unit.Answered()
+		}
 	}
+	inst.unit = unit
+	w.mu.Unlock()
 }
 
 // abandon takes a waiter out whose caller has gone. What it was given meanwhile
@@ -319,7 +355,7 @@ func (w *Local) raise(inst *instance) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.leave(inst)
-		w.failWaiter(inst.pool, err)
+		w.startFailed(inst, err)
 		w.settle(inst)
 		return
 	}
@@ -346,10 +382,15 @@ func (w *Local) raise(inst *instance) {
 	}
 }
 
-// failWaiter gives the failure of a start to the request that waits longest, so
+// startFailed gives the failure of a start to the request that waits longest, so
 // that each failure uses up a request and nothing is tried for ever. Without one
 // it is logged. Called under mu.
-func (w *Local) failWaiter(p *pool, err error) {
+func (w *Local) startFailed(inst *instance, err error) {
+	p := inst.pool
+	if inst.ahead {
+		w.aheadFailed(p, err)
+		return
+	}
 	if len(p.waiting) == 0 {
 		w.log.Warn("a spare environment failed to start", "function", p.name, "version", p.number, "err", err)
 		return
@@ -386,11 +427,17 @@ func (w *Local) idled(inst *instance, e env) {
 	switch inst.state {
 	case starting:
 		w.started(inst)
+		if inst.ahead {
+			a := &inst.pool.ahead
+			a.ready++
+			a.failure, a.failures = "", 0
+		}
 		w.free(inst)
 		w.pump()
 	case busy:
-		inst.done()
+		unit, answered := inst.done()
 		w.free(inst)
+		release(unit, answered)
 	}
 }
 
@@ -403,7 +450,7 @@ func (w *Local) ended(inst *instance, err error) {
 		if err == nil {
 			err = environment.ErrEnded
 		}
-		w.failWaiter(inst.pool, failed(inst.pool.version, "initialise it", err))
+		w.startFailed(inst, failed(inst.pool.version, "initialise it", err))
 	}
 	release := inst.release
 	w.mu.Unlock()
@@ -447,13 +494,15 @@ func (w *Local) Retire(account, region, name, keepGeneration string) {
 			p.retired = false
 		case keepGeneration == "" || p.number == latest:
 			p.retired = true
-			for len(p.idle) > 0 {
-				w.end(p.idle[len(p.idle)-1])
-			}
+			p.ahead.target = 0
+			p.endIdle(w)
 		}
 	}
 	for inst := range w.instances {
 		w.endSurplus(inst)
+	}
+	for _, p := range slices.Clone(f.pools) {
+		w.dropEmpty(p)
 	}
 	if len(f.pools) == 0 && f.current == "" {
 		delete(w.functions, k)
@@ -499,6 +548,7 @@ func (w *Local) retireIdle() time.Duration {
 	if w.short {
 		next = min(next, shortPeriod)
 	}
+	next = w.aheadDue(next)
 	for {
 		inst := w.longestIdle()
 		if inst == nil {
@@ -518,11 +568,15 @@ func (w *Local) retireIdle() time.Duration {
 func (w *Local) Drain(ctx context.Context) error {
 	w.mu.Lock()
 	w.draining = true
-	for inst := w.longestIdle(); inst != nil; inst = w.longestIdle() {
-		w.end(inst)
+	for _, p := range w.pools {
+		p.ahead.target = 0
+		p.endIdle(w)
 	}
 	for inst := range w.instances {
 		w.endSurplus(inst)
+	}
+	for _, p := range w.pools {
+		w.dropEmpty(p)
 	}
 	w.checkDrained()
 	w.mu.Unlock()
