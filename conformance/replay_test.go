@@ -147,6 +147,12 @@ func (l *lab) createRequest(change obj) request {
 func (l *lab) function(name string) {
 	l.Helper()
 	l.must(region, l.createRequest(obj{"FunctionName": name}))
+	l.ready(name)
+}
+
+// ready waits until a function has no change under way.
+func (l *lab) ready(name string) {
+	l.Helper()
 	for range 1000 {
 		got := l.must(region, request{method: "GET", path: functionsPath + "/" + name + "/configuration"})
 		if got["LastUpdateStatus"] == "Successful" {
@@ -279,8 +285,13 @@ func (l *lab) provoke(r row) (request, bool) {
 		runtime := series[strings.IndexByte(series, '[')+1 : len(series)-1]
 		return l.createRequest(obj{"Runtime": runtime}), true
 	}
-	if f := provocations[r.operation+": "+condition]; f != nil {
-		return f(l), true
+	for _, m := range []map[string]func(*lab) request{provocations, versionProvocations} {
+		if f := m[r.operation+": "+condition]; f != nil {
+			return f(l), true
+		}
+		if f := m[r.operation+": "+r.condition]; f != nil {
+			return f(l), true
+		}
 	}
 	return request{}, false
 }
@@ -537,6 +548,7 @@ var exceptions = map[string]string{
 	"CreateFunction: invalid vpc config security group / create-response-non-existent-security-group": noVPC,
 	"CreateFunction: invalid vpc config subnet / create-response-non-existent-subnet-id":              noVPC,
 	"UpdateFunctionCode: lambda image crud / image-to-zipfile-error":                                  noImages,
+	"PublishVersion: lambda image versions / invalid sha publish":                                     noImages,
 	"Invoke: lambda concurrency block / invoke latest first exc":                                      noReserved,
 	"Invoke: lambda concurrency block / invoke latest second exc":                                     noReserved,
 	"Invoke: reserved concurrency / exc no cap requestresponse":                                       noReserved,

@@ -493,9 +493,7 @@ func (w *Local) Retire(account, region, name, keepGeneration string) {
 		case p.generation == keepGeneration:
 			p.retired = false
 		case keepGeneration == "" || p.number == latest:
-			p.retired = true
-			p.ahead.target = 0
-			p.endIdle(w)
+			w.retirePool(p)
 		}
 	}
 	for inst := range w.instances {
@@ -507,6 +505,33 @@ func (w *Local) Retire(account, region, name, keepGeneration string) {
 	if len(f.pools) == 0 && f.current == "" {
 		delete(w.functions, k)
 	}
+}
+
+// RetireVersion takes the environments of one snapshot out of use, as Retire does:
+// its published version is gone.
+func (w *Local) RetireVersion(account, region, name, generation string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := w.functions[functionKey{account, region, name}]
+	if f == nil {
+		return
+	}
+	for _, p := range f.pools {
+		if p.generation == generation {
+			w.retirePool(p)
+		}
+	}
+	for inst := range w.instances {
+		w.endSurplus(inst)
+	}
+}
+
+// retirePool ends what is idle in a pool, and lets it have nothing new. Called with
+// mu held.
+func (w *Local) retirePool(p *pool) {
+	p.retired = true
+	p.ahead.target = 0
+	p.endIdle(w)
 }
 
 // Run retires idle environments and measures memory until ctx ends.

@@ -96,7 +96,10 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	registry, err := lambdaservice.NewRegistry(background, lambdaservice.RegistryConfig{
 		Store:    engine.Store(),
 		OnChange: func(account, region, function, keep string) { n.worker.Retire(account, region, function, keep) },
-		Logger:   log,
+		OnVersionGone: func(account, region, function, generation string) {
+			n.worker.RetireVersion(account, region, function, generation)
+		},
+		Logger: log,
 	})
 	if err != nil {
 		return err

@@ -6,9 +6,11 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/lambdad/lambdad"
@@ -78,7 +80,6 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 		"FileSystemConfigs":      len(in.FileSystemConfigs) > 0,
 		"ImageConfig":            !in.ImageConfig.empty(),
 		"KMSKeyArn":              value(in.KMSKeyArn) != "",
-		"Publish":                value(in.Publish),
 		"PublishTo":              in.PublishTo != nil,
 		"SnapStart":              in.SnapStart != nil && value(in.SnapStart.ApplyOn) == "PublishedVersions",
 		"TenancyConfig":          in.TenancyConfig != nil,
@@ -157,15 +158,21 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	}
 	defer release()
 	cfg.Code = stored
-	f, err := s.Registry.create(c.Context(), ref, functionRecord{
-		Config: cfg, State: statePending, StateReason: reasonCreating, StateReasonCode: reasonCodeCreating,
-		RevisionID: newID(), LastModified: s.Now(), Tags: in.Tags,
-	})
+	rec, published, err := s.Registry.create(c.Context(), ref, functionRecord{
+		Config: cfg, Tags: in.Tags,
+		statusRecord: statusRecord{
+			State: statePending, StateReason: reasonCreating, StateReasonCode: reasonCodeCreating,
+			RevisionID: newID(), LastModified: s.Now(),
+		},
+	}, value(in.Publish))
 	if err != nil {
 		return nil, err
 	}
 	s.enqueue(ref)
-	return f.rec.show(ref, false), nil
+	if published != nil {
+		return published.rec.show(ref, published.number, false), nil // with the unqualified ARN
+	}
+	return rec.show(ref, false), nil
 }
 
 func (c *ImageConfig) empty() bool {
@@ -407,81 +414,157 @@ func setLogging(l *lambdad.Logging, in *LoggingConfig) error {
 	return nil
 }
 
-// read finds the function of a read operation.
-func (s *Service) read(c *call, name string, qualifier *string) (*function, functionRef, error) {
+// A view is a function or a version of it, as a read operation names it.
+type view struct {
+	ref     functionRef
+	latest  *function
+	version *version // nil: $LATEST
+}
+
+func (v *view) config() *configRecord {
+	if v.version != nil {
+		return &v.version.rec.Config
+	}
+	return &v.latest.rec.Config
+}
+
+// show keeps the qualifier that the request carried, also that of an alias.
+func (v *view) show() *FunctionConfiguration {
+	if v.version != nil {
+		return v.version.rec.show(v.ref, v.version.number, false)
+	}
+	return v.latest.rec.show(v.ref, false)
+}
+
+// read finds the function, version or alias of a read operation.
+func (s *Service) read(c *call, name string, qualifier *string) (*view, error) {
 	ref, err := resolveRef(c, name, qualifier)
 	if err != nil {
-		return nil, ref, err
+		return nil, err
 	}
-	f := s.Registry.function(ref)
-	if f == nil || ref.qualifier != "" && ref.qualifier != latest {
-		return nil, ref, functionNotFound(ref)
+	fam := s.Registry.family(ref)
+	v := &view{ref: ref, latest: fam.latest}
+	q := ref.qualifier
+	if a := fam.alias(q); a != nil {
+		q = a.rec.Version
 	}
-	return f, ref, nil
+	if q != "" && q != latest {
+		v.version = fam.version(q)
+	}
+	if v.latest == nil || q != "" && q != latest && v.version == nil {
+		return nil, functionNotFound(ref)
+	}
+	return v, nil
 }
 
 func (s *Service) getFunction(c *call, in *GetFunctionRequest) (any, error) {
-	f, ref, err := s.read(c, *in.FunctionName, in.Qualifier)
+	v, err := s.read(c, *in.FunctionName, in.Qualifier)
 	if err != nil {
 		return nil, err
 	}
 	out := &GetFunctionResponse{
-		Configuration: f.rec.show(ref, false),
-		Code:          &FunctionCodeLocation{RepositoryType: new("S3"), Location: s.location(c, f.rec.Config.Code.Digest)},
+		Configuration: v.show(),
+		Code:          &FunctionCodeLocation{RepositoryType: new("S3"), Location: s.location(c, v.config().Code.Digest)},
 	}
-	if len(f.rec.Tags) > 0 {
-		out.Tags = f.rec.Tags
+	if len(v.latest.rec.Tags) > 0 {
+		out.Tags = v.latest.rec.Tags
 	}
 	return out, nil
 }
 
 func (s *Service) getFunctionConfiguration(c *call, in *GetFunctionConfigurationRequest) (any, error) {
-	f, ref, err := s.read(c, *in.FunctionName, in.Qualifier)
+	v, err := s.read(c, *in.FunctionName, in.Qualifier)
 	if err != nil {
 		return nil, err
 	}
-	return f.rec.show(ref, false), nil
+	return v.show(), nil
 }
 
 func (s *Service) listFunctions(c *call, in *ListFunctionsRequest) (any, error) {
-	functions := s.Registry.list(c.Identity.Account, c.Region)
-	if in.MasterRegion != nil {
-		functions = nil // no function is a replica of Lambda@Edge
-	}
-	page, next, err := paginate(functions, func(f *function) string { return f.name }, in.Marker, in.MaxItems, maxFunctionPage)
+	// Markers are name, a space, and the version in a form that sorts.
+	after, err := readMarker(in.Marker)
 	if err != nil {
 		return nil, err
 	}
-	out := &ListFunctionsResponse{Functions: make([]FunctionConfiguration, 0, len(page)), NextMarker: next}
-	for _, f := range page {
-		ref := functionRef{account: c.Identity.Account, region: c.Region, name: f.name}
+	from, afterVersion, _ := strings.Cut(after, " ")
+	limit := pageLimit(in.MaxItems, maxFunctionPage)
+	var families []family
+	if in.MasterRegion == nil { // no function is a replica of Lambda@Edge
+		families = s.Registry.list(c.Identity.Account, c.Region, from, limit+2) // the first may be behind the marker
+	}
+	out := &ListFunctionsResponse{Functions: make([]FunctionConfiguration, 0, limit)}
+	last := ""
+	add := func(f *family, number int64, show func() *FunctionConfiguration) (more bool) {
+		at := markerOf(number)
+		if f.latest.name == from && at <= afterVersion {
+			return true
+		}
+		if len(out.Functions) == limit {
+			out.NextMarker = makeMarker(last)
+			return false
+		}
+		out.Functions = append(out.Functions, *show())
+		last = f.latest.name + " " + at
+		return true
+	}
+	for i := range families {
+		f := &families[i]
+		ref := functionRef{account: c.Identity.Account, region: c.Region, name: f.latest.name}
 		if in.FunctionVersion != nil {
 			ref.qualifier = latest
 		}
-		out.Functions = append(out.Functions, *f.rec.show(ref, true))
+		if !add(f, 0, func() *FunctionConfiguration { return f.latest.rec.show(ref, true) }) {
+			return out, nil
+		}
+		if in.FunctionVersion == nil {
+			continue
+		}
+		for _, v := range f.published() {
+			ref.qualifier = strconv.FormatInt(v.number, 10)
+			if !add(f, v.number, func() *FunctionConfiguration { return v.rec.show(ref, v.number, true) }) {
+				return out, nil
+			}
+		}
 	}
 	return out, nil
 }
 
+// markerOf is a version in a marker; $LATEST is 0.
+func markerOf(number int64) string { return fmt.Sprintf("%020d", number) }
+
 // paginate cuts a page out of items, whose keys ascend. A marker is opaque: the
 // last key of the page before it.
 func paginate[T any](items []T, key func(T) string, marker *string, maxItems *int64, limit int) (page []T, next *string, err error) {
-	if m := value(marker); m != "" {
-		last, err := base64.RawURLEncoding.DecodeString(m)
-		if err != nil {
-			return nil, nil, invalid("The Marker %q is not one that this operation has given.", m)
-		}
-		items = items[sort.Search(len(items), func(i int) bool { return key(items[i]) > string(last) }):]
+	last, err := readMarker(marker)
+	if err != nil {
+		return nil, nil, err
 	}
-	limit = int(min(orDefault(maxItems, int64(limit)), int64(limit)))
+	if last != "" {
+		items = items[sort.Search(len(items), func(i int) bool { return key(items[i]) > last }):]
+	}
+	limit = pageLimit(maxItems, limit)
 	if len(items) > limit {
 		items = items[:limit]
-		next = new(base64.RawURLEncoding.EncodeToString([]byte(key(items[limit-1]))))
+		next = makeMarker(key(items[limit-1]))
 	}
 	if items == nil {
 		items = []T{} // answers have an empty list
 	}
 	return items, next, nil
+}
+
+func pageLimit(maxItems *int64, limit int) int {
+	return int(min(orDefault(maxItems, int64(limit)), int64(limit)))
+}
+
+func makeMarker(last string) *string { return new(base64.RawURLEncoding.EncodeToString([]byte(last))) }
+
+func readMarker(marker *string) (last string, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(value(marker))
+	if err != nil {
+		return "", invalid("The Marker %q is not one that this operation has given.", *marker)
+	}
+	return string(b), nil
 }
 
 // writable finds the function of an operation that changes it, which must not
@@ -507,10 +590,12 @@ func changeable(rec *functionRecord, ref functionRef, revisionID *string) error 
 		return lambdad.Errorf("ResourceConflictException", "The operation cannot be performed at this time. An update is in progress for resource: %s", ref.arn())
 	}
 	if revisionID != nil && *revisionID != rec.RevisionID {
-		return lambdad.Errorf("PreconditionFailedException", "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to retrieve the latest Revision Id")
+		return errStale
 	}
 	return nil
 }
+
+var errStale = lambdad.Errorf("PreconditionFailedException", "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to retrieve the latest Revision Id")
 
 // accept makes cfg what the function will be. What ran before goes on until cfg
 // is ready; a function that never was ready is created anew.
@@ -536,7 +621,6 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 		return nil, invalid("Please don't provide ImageUri when updating a function with packageType Zip.")
 	}
 	err = refused(map[string]bool{
-		"Publish":         value(in.Publish),
 		"PublishTo":       in.PublishTo != nil,
 		"SourceKMSKeyArn": value(in.SourceKMSKeyArn) != "",
 	})
@@ -570,7 +654,7 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 		}
 	}
 	defer release()
-	change := func(rec *functionRecord) error {
+	update := func(rec *functionRecord) error {
 		if err := changeable(rec, ref, in.RevisionId); err != nil {
 			return err
 		}
@@ -587,23 +671,31 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 	}
 	if value(in.DryRun) {
 		rec := f.rec
-		if err := change(&rec); err != nil {
+		if err := update(&rec); err != nil {
 			return nil, err
 		}
 		rec.Update, rec.UpdateReason, rec.UpdateReasonCode, rec.RevisionID = f.rec.Update, f.rec.UpdateReason, f.rec.UpdateReasonCode, f.rec.RevisionID
 		return rec.show(ref, false), nil
 	}
-	return s.change(c, ref, change)
-}
-
-// change writes a change and has it taken up.
-func (s *Service) change(c *call, ref functionRef, change func(*functionRecord) error) (any, error) {
-	f, err := s.Registry.update(c.Context(), ref, change)
+	if !value(in.Publish) {
+		return s.change(c, ref, update)
+	}
+	_, v, err := s.Registry.publish(c.Context(), ref, nil, update)
 	if err != nil {
 		return nil, err
 	}
 	s.enqueue(ref)
-	return f.rec.show(ref, false), nil
+	return showPublished(ref, v), nil
+}
+
+// change writes a change and has it taken up.
+func (s *Service) change(c *call, ref functionRef, change func(*functionRecord) error) (any, error) {
+	rec, err := s.Registry.update(c.Context(), ref, change)
+	if err != nil {
+		return nil, err
+	}
+	s.enqueue(ref)
+	return rec.show(ref, false), nil
 }
 
 func (s *Service) updateFunctionConfiguration(c *call, in *UpdateFunctionConfigurationRequest) (any, error) {
@@ -681,7 +773,7 @@ func (s *Service) deleteFunction(c *call, in *DeleteFunctionRequest) (any, error
 		if s.Registry.function(ref) == nil || !isDigits(q) {
 			return nil, functionNotFound(ref.unqualified())
 		}
-		return nil, nil // a version that never was
+		return nil, s.Registry.deleteVersion(c.Context(), ref) // which may never have been
 	}
 	return nil, s.Registry.delete(c.Context(), ref)
 }

@@ -25,6 +25,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -279,19 +280,26 @@ func tooLarge(c *call) error {
 
 func handlers() map[string]handler {
 	return map[string]handler{
+		"CreateAlias":                 operation((*Service).createAlias),
 		"CreateFunction":              operation((*Service).createFunction),
+		"DeleteAlias":                 operation((*Service).deleteAlias),
 		"DeleteFunction":              operation((*Service).deleteFunction),
 		"DeleteLayerVersion":          operation((*Service).deleteLayerVersion),
 		"GetAccountSettings":          operation((*Service).getAccountSettings),
+		"GetAlias":                    operation((*Service).getAlias),
 		"GetFunction":                 operation((*Service).getFunction),
 		"GetFunctionConfiguration":    operation((*Service).getFunctionConfiguration),
 		"GetLayerVersion":             operation((*Service).getLayerVersion),
 		"GetLayerVersionByArn":        operation((*Service).getLayerVersionByArn),
 		"Invoke":                      (*Service).invoke,
+		"ListAliases":                 operation((*Service).listAliases),
 		"ListFunctions":               operation((*Service).listFunctions),
 		"ListLayerVersions":           operation((*Service).listLayerVersions),
 		"ListLayers":                  operation((*Service).listLayers),
+		"ListVersionsByFunction":      operation((*Service).listVersionsByFunction),
 		"PublishLayerVersion":         operation((*Service).publishLayerVersion),
+		"PublishVersion":              operation((*Service).publishVersion),
+		"UpdateAlias":                 operation((*Service).updateAlias),
 		"UpdateFunctionCode":          operation((*Service).updateFunctionCode),
 		"UpdateFunctionConfiguration": operation((*Service).updateFunctionConfiguration),
 	}
@@ -323,6 +331,9 @@ func (s *Service) Run(ctx context.Context) error {
 				s.settle(ctx, ref)
 			}
 		})
+	}
+	if err := s.Registry.sweep(ctx); err != nil && ctx.Err() == nil {
+		s.Logger.Error("remains of deleted functions could not be removed", "err", err)
 	}
 	// Nothing is in flight at the start, so there is no grace.
 	s.collect(ctx, 0)
@@ -377,26 +388,53 @@ func (s *Service) dequeue(ctx context.Context) (functionRef, bool) {
 // errSuperseded: what was to be settled is not what the record holds now.
 var errSuperseded = errors.New("lambda: superseded")
 
-// settle brings the last accepted change of a function into force, or back.
+// settle brings the last accepted change of a function into force, or back, and
+// makes ready what was published of it.
 func (s *Service) settle(ctx context.Context, ref functionRef) {
-	f := s.Registry.function(ref)
+	fam := s.Registry.family(ref)
+	for _, v := range fam.pending() {
+		ref := ref
+		ref.qualifier = strconv.FormatInt(v.number, 10)
+		s.settleOne(ctx, ref, &v.rec.Config, func(ctx context.Context, cause error) error {
+			_, err := s.Registry.updateVersion(ctx, ref, func(rec *versionRecord) error {
+				if rec.Config.Generation != v.rec.Config.Generation || rec.State != statePending {
+					return errSuperseded
+				}
+				rec.settled(cause)
+				return nil
+			})
+			return err
+		})
+	}
+	f := fam.latest
 	if f == nil || !f.rec.inProgress() {
 		return
 	}
 	generation := f.rec.Config.Generation
-	cause := s.unpack(ctx, &f.rec.Config)
+	s.settleOne(ctx, ref, &f.rec.Config, func(ctx context.Context, cause error) error {
+		_, err := s.Registry.update(ctx, ref, func(rec *functionRecord) error {
+			if rec.Config.Generation != generation || !rec.inProgress() {
+				return errSuperseded
+			}
+			if rec.settled(cause); rec.Live != nil && cause != nil {
+				rec.Config = *rec.Live // what ran goes on running
+			}
+			rec.Live = nil
+			rec.RevisionID = newID()
+			return nil
+		})
+		return err
+	})
+}
+
+// settleOne unpacks a configuration and writes what came of it.
+func (s *Service) settleOne(ctx context.Context, ref functionRef, c *configRecord, write func(context.Context, error) error) {
+	cause := s.unpack(ctx, c)
 	if ctx.Err() != nil {
 		return // the next start goes on
 	}
-	_, err := s.Registry.update(ctx, ref, func(rec *functionRecord) error {
-		if rec.Config.Generation != generation || !rec.inProgress() {
-			return errSuperseded
-		}
-		settled(rec, cause)
-		rec.RevisionID = newID()
-		return nil
-	})
-	log := s.Logger.With("function", ref.arn(), "generation", generation)
+	err := write(ctx, cause)
+	log := s.Logger.With("function", ref.arn(), "generation", c.Generation)
 	switch {
 	case cause != nil:
 		log.Error("function could not be made ready", "err", cause)
@@ -414,12 +452,12 @@ func (s *Service) settle(ctx context.Context, ref functionRef) {
 	}
 }
 
-// settled is the record after its change was taken up, or could not be.
-func settled(rec *functionRecord, cause error) {
-	wasUpdate := rec.State == stateActive
-	rec.StateReason, rec.StateReasonCode, rec.UpdateReason, rec.UpdateReasonCode = "", "", "", ""
+// settled is the status after a change was taken up, or could not be.
+func (r *statusRecord) settled(cause error) {
+	wasUpdate := r.State == stateActive
+	r.StateReason, r.StateReasonCode, r.UpdateReason, r.UpdateReasonCode = "", "", "", ""
 	if cause == nil {
-		rec.State, rec.Update, rec.Live = stateActive, updateSuccessful, nil
+		r.State, r.Update = stateActive, updateSuccessful
 		return
 	}
 	code, reason := "InternalError", "The package could not be unpacked: "+cause.Error()
@@ -427,12 +465,10 @@ func settled(rec *functionRecord, cause error) {
 	if errors.As(cause, &e) {
 		code, reason = "InvalidZipFileException", e.Message
 	}
-	rec.Update, rec.UpdateReason, rec.UpdateReasonCode = updateFailed, reason, code
-	if wasUpdate {
-		rec.Config, rec.Live = *rec.Live, nil // what ran goes on running
-		return
+	r.Update, r.UpdateReason, r.UpdateReasonCode = updateFailed, reason, code
+	if !wasUpdate {
+		r.State, r.StateReason, r.StateReasonCode = stateFailed, reason, code
 	}
-	rec.State, rec.StateReason, rec.StateReasonCode = stateFailed, reason, code
 }
 
 // unpack makes sure that code and layers can be mounted.

@@ -3,6 +3,11 @@ package lambda
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,11 +35,25 @@ const latest = "$LATEST"
 // <account>.<region>.function.<name>. Records in memory are never modified:
 // changes are made to copies, and maps and slices are replaced as a whole.
 type functionRecord struct {
+	// ID tells this function from others that had its name before. Versions and
+	// aliases carry it: those of another ID are remains, and not there.
+	ID string `json:"id,omitempty"`
+	// Last is the number of the last version published. Version records with a
+	// higher number are of a publishing that did not come to its end, and not there.
+	Last int64 `json:"last,omitempty"`
+
 	// Config is what was accepted last.
 	Config configRecord `json:"config"`
 	// Live is what runs while Config is being taken up, or null.
 	Live *configRecord `json:"live,omitempty"`
 
+	statusRecord
+	Tags   map[string]string `json:"tags,omitzero"`
+	Policy policyRecord      `json:"policy,omitzero"`
+}
+
+// A statusRecord is how far a function or version is.
+type statusRecord struct {
 	State            string `json:"state"`
 	StateReason      string `json:"stateReason,omitempty"`
 	StateReasonCode  string `json:"stateReasonCode,omitempty"`
@@ -42,10 +61,39 @@ type functionRecord struct {
 	UpdateReason     string `json:"updateReason,omitempty"`
 	UpdateReasonCode string `json:"updateReasonCode,omitempty"`
 
-	RevisionID   string            `json:"revisionId"`
-	LastModified time.Time         `json:"lastModified"`
-	Tags         map[string]string `json:"tags,omitzero"`
+	RevisionID   string    `json:"revisionId"`
+	LastModified time.Time `json:"lastModified"`
 }
+
+// A versionRecord is a published version as stored, under
+// <account>.<region>.function.<name>.version.<n>. What runs never changes.
+type versionRecord struct {
+	Owner string `json:"owner,omitempty"` // ID of its function
+	// Config is what $LATEST was, with a generation of its own.
+	Config configRecord `json:"config"`
+	// Description is that of the version if it was given one of its own.
+	Description *string `json:"description,omitempty"`
+
+	statusRecord
+	Policy policyRecord `json:"policy,omitzero"`
+}
+
+// An aliasRecord is an alias as stored, under
+// <account>.<region>.function.<name>.alias.<alias>.
+type aliasRecord struct {
+	Owner       string `json:"owner,omitempty"` // ID of its function
+	Version     string `json:"version"`         // $LATEST or a number
+	Description string `json:"description,omitempty"`
+	// Additional is the version that takes Weight of the invocations, or "".
+	Additional string       `json:"additional,omitempty"`
+	Weight     float64      `json:"weight,omitempty"`
+	RevisionID string       `json:"revisionId"`
+	Policy     policyRecord `json:"policy,omitzero"`
+}
+
+// A policyRecord is a resource policy: its statements in the order in which they
+// were added, each as JSON.
+type policyRecord []json.RawMessage
 
 // A configRecord is code and configuration of $LATEST.
 type configRecord struct {
@@ -94,9 +142,9 @@ type layerRecord struct {
 }
 
 // version is the snapshot that environments run.
-func (c *configRecord) version(account, region, name string) *lambdad.Version {
+func (c *configRecord) version(s scope, name, number string) *lambdad.Version {
 	v := &lambdad.Version{
-		Account: account, Region: region, Function: name, Number: latest, Generation: c.Generation,
+		Account: s.account, Region: s.region, Function: name, Number: number, Generation: c.Generation,
 		Runtime: c.Runtime, Handler: c.Handler, Role: c.Role, Architecture: c.Architecture,
 		MemoryMB: int(c.MemorySize), Timeout: time.Duration(c.Timeout) * time.Second, EphemeralMB: int(c.Ephemeral),
 		Env: c.Environment, Code: lambdad.Archive(c.Code), Logging: c.Logging, Tracing: c.Tracing,
@@ -107,21 +155,47 @@ func (c *configRecord) version(account, region, name string) *lambdad.Version {
 	return v
 }
 
-// digests calls f with every archive the record needs.
-func (r *functionRecord) digests(f func(digest string)) {
-	for _, c := range []*configRecord{&r.Config, r.Live} {
-		if c == nil {
-			continue
+// digests calls f with every archive that the configuration needs.
+func (c *configRecord) digests(f func(digest string)) {
+	if c == nil {
+		return
+	}
+	f(c.Code.Digest)
+	for _, l := range c.Layers {
+		f(l.Digest)
+	}
+}
+
+// same reports whether two snapshots differ in name only.
+func (c *configRecord) same(d *configRecord) bool {
+	x, y := *c, *d
+	x.Generation, y.Generation = "", ""
+	return reflect.DeepEqual(&x, &y)
+}
+
+// share makes c use the memory of d where they are equal: there are many versions
+// and they differ in little.
+func (c *configRecord) share(d *configRecord) {
+	for _, f := range []struct{ c, d *string }{
+		{&c.Runtime, &d.Runtime}, {&c.RuntimeVersion, &d.RuntimeVersion}, {&c.Handler, &d.Handler}, {&c.Role, &d.Role},
+		{&c.Description, &d.Description}, {&c.Architecture, &d.Architecture}, {&c.Tracing, &d.Tracing}, {&c.Code.Digest, &d.Code.Digest},
+		{&c.Logging.Format, &d.Logging.Format}, {&c.Logging.Group, &d.Logging.Group},
+		{&c.Logging.ApplicationLevel, &d.Logging.ApplicationLevel}, {&c.Logging.SystemLevel, &d.Logging.SystemLevel},
+	} {
+		if *f.c == *f.d {
+			*f.c = *f.d
 		}
-		f(c.Code.Digest)
-		for _, l := range c.Layers {
-			f(l.Digest)
-		}
+	}
+	if c.Environment != nil && d.Environment != nil && maps.Equal(c.Environment, d.Environment) {
+		c.Environment = d.Environment
+	}
+	if slices.Equal(c.Layers, d.Layers) {
+		c.Layers = d.Layers
 	}
 }
 
 // inProgress reports whether the last accepted change is not in force yet.
-func (r *functionRecord) inProgress() bool {
+func (r *statusRecord) inProgress() bool {
 	return r.State == statePending || r.Update == updateInProgress
 }
 
@@ -139,12 +213,23 @@ func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.
 // show is a function as answers have it (control-plane.md section 3.1). Lists
 // show less.
 func (r *functionRecord) show(ref functionRef, list bool) *FunctionConfiguration {
-	c := &r.Config
+	return show(&r.Config, &r.statusRecord, ref, latest, list)
+}
+
+func (r *versionRecord) show(ref functionRef, number int64, list bool) *FunctionConfiguration {
+	out := show(&r.Config, &r.statusRecord, ref, strconv.FormatInt(number, 10), list)
+	if r.Description != nil {
+		out.Description = r.Description
+	}
+	return out
+}
+
+func show(c *configRecord, r *statusRecord, ref functionRef, number string, list bool) *FunctionConfiguration {
 	out := &FunctionConfiguration{
 		FunctionName: &ref.name, FunctionArn: new(ref.arn()),
 		Runtime: &c.Runtime, Role: &c.Role, Handler: &c.Handler, CodeSize: &c.Code.Size, Description: &c.Description,
 		Timeout: &c.Timeout, MemorySize: &c.MemorySize, LastModified: new(timestamp(r.LastModified)),
-		CodeSha256: new(codeSha256(c.Code.Digest)), Version: new(latest), RevisionId: &r.RevisionID,
+		CodeSha256: new(codeSha256(c.Code.Digest)), Version: &number, RevisionId: &r.RevisionID,
 		PackageType: new("Zip"), Architectures: []string{c.Architecture},
 		EphemeralStorage: &EphemeralStorage{Size: &c.Ephemeral},
 		TracingConfig:    &TracingConfigResponse{Mode: &c.Tracing},
@@ -164,6 +249,18 @@ func (r *functionRecord) show(ref functionRef, list bool) *FunctionConfiguration
 	out.RuntimeVersionConfig = &RuntimeVersionConfig{RuntimeVersionArn: &c.RuntimeVersion}
 	out.State, out.StateReason, out.StateReasonCode = &r.State, orNil(r.StateReason), orNil(r.StateReasonCode)
 	out.LastUpdateStatus, out.LastUpdateStatusReason, out.LastUpdateStatusReasonCode = orNil(r.Update), orNil(r.UpdateReason), orNil(r.UpdateReasonCode)
+	return out
+}
+
+// show is an alias as answers have it.
+func (r *aliasRecord) show(ref functionRef, name string) *AliasConfiguration {
+	ref.qualifier = name
+	out := &AliasConfiguration{
+		AliasArn: new(ref.arn()), Name: &name, FunctionVersion: &r.Version, Description: &r.Description, RevisionId: &r.RevisionID,
+	}
+	if r.Additional != "" {
+		out.RoutingConfig = &AliasRoutingConfiguration{AdditionalVersionWeights: map[string]float64{r.Additional: r.Weight}}
+	}
 	return out
 }
 
@@ -188,15 +285,64 @@ func functionKey(account, region, name string) string {
 	return account + "." + region + ".function." + name
 }
 
+func versionKey(account, region, name string, number int64) string {
+	return functionKey(account, region, name) + ".version." + strconv.FormatInt(number, 10)
+}
+
+func aliasKey(account, region, name, alias string) string {
+	return functionKey(account, region, name) + ".alias." + alias
+}
+
 func layerKey(account, region, name string) string {
 	return account + "." + region + ".layer." + name
 }
 
-// splitKey takes a key apart; rest is what follows the kind.
-func splitKey(key string) (s scope, kind string, rest []string, ok bool) {
+// A recordKey is a key taken apart.
+type recordKey struct {
+	scope
+	kind   recordKind
+	name   string // of the function or layer
+	number int64  // of a version
+	alias  string
+}
+
+type recordKind int
+
+const (
+	kindFunction recordKind = iota
+	kindVersion
+	kindAlias
+	kindLayer
+	kindLayerVersion
+)
+
+// parseKey takes a key apart; it reports false for the records of others.
+func parseKey(key string) (k recordKey, ok bool) {
 	parts := strings.Split(key, ".")
 	if len(parts) < 4 {
-		return scope{}, "", nil, false
+		return k, false
 	}
-	return scope{parts[0], parts[1]}, parts[2], parts[3:], true
+	k.scope, k.name = scope{parts[0], parts[1]}, parts[3]
+	number := ""
+	switch kind, rest := parts[2], parts[4:]; {
+	case kind == "function" && len(rest) == 0:
+		k.kind = kindFunction
+	case kind == "function" && len(rest) == 2 && rest[0] == "version":
+		k.kind, number = kindVersion, rest[1]
+	case kind == "function" && len(rest) == 2 && rest[0] == "alias":
+		k.kind, k.alias = kindAlias, rest[1]
+	case kind == "layer" && len(rest) == 0:
+		k.kind = kindLayer
+	case kind == "layer" && len(rest) == 1:
+		k.kind, number = kindLayerVersion, rest[0]
+	default:
+		return k, false
+	}
+	if number != "" {
+		var err error
+		if k.number, err = strconv.ParseInt(number, 10, 64); err != nil {
+			return k, false
+		}
+	}
+	return k, true
 }

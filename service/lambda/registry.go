@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -27,26 +27,37 @@ type RegistryConfig struct {
 	// into force, and with keepGeneration "" when it is gone. Calls come one at a
 	// time, each with what holds at that moment. Default: nothing.
 	OnChange func(account, region, function, keepGeneration string)
-	Logger   *slog.Logger     // default: discard
-	Now      func() time.Time // default time.Now
+	// OnVersionGone is called when a published version is gone, with the
+	// generation it had. Default: nothing.
+	OnVersionGone func(account, region, function, generation string)
+	Logger        *slog.Logger     // default: discard
+	Now           func() time.Time // default time.Now
 }
 
-// A Registry knows all functions and layers. It holds them in memory, follows
+// A Registry knows all functions, their versions and aliases, and all layers. It holds them in memory, follows
 // the record store by a watch, and is the only writer of its records: a write is
 // compare-and-set, and is in memory when it returns, so that whoever was
 // acknowledged a change reads it. It implements frontend.Versions.
 type Registry struct {
-	store    store.Store
-	updates  <-chan store.Update
-	onChange func(account, region, function, keepGeneration string)
-	log      *slog.Logger
-	now      func() time.Time
+	store         store.Store
+	updates       <-chan store.Update
+	onChange      func(account, region, function, keepGeneration string)
+	onVersionGone func(account, region, function, generation string)
+	log           *slog.Logger
+	now           func() time.Time
 
-	hooks sync.Mutex // held while OnChange runs; taken without mu
+	// What concerns several records of one function is done by one at a time.
+	// Taken before all others.
+	seed     maphash.Seed
+	families [64]sync.Mutex
+
+	hooks sync.Mutex // held while OnChange and OnVersionGone run; taken without mu
 
 	mu        sync.RWMutex // guards the following
-	functions map[scope]map[string]*function
+	functions map[scope]map[string]*family
+	names     map[scope][]string // of functions, sorted
 	layers    map[scope]map[string]*layer
+	used      map[scope]int64 // bytes of code and layers
 	// gone holds the last revision of records deleted here, until the watch has
 	// come as far: it may still bring what was before.
 	gone map[string]uint64
@@ -60,35 +71,15 @@ type Registry struct {
 	idleSince map[string]time.Time
 }
 
-// A function is a record as it is in memory; it is replaced, never modified.
-type function struct {
-	scope    scope
-	name     string
-	revision uint64 // of the store
-	rec      functionRecord
-	live     *lambdad.Version // nil: cannot be invoked now
-}
-
-// A layer is a layer's counter and its versions in ascending order.
-type layer struct {
-	counter  layerCounter
-	revision uint64
-	versions []*layerVersion
-}
-
-// A layerVersion is a record as it is in memory; it is replaced, never modified.
-type layerVersion struct {
-	ref      layerRef
-	revision uint64
-	rec      layerRecord
-}
-
 // NewRegistry reads all records and returns a Registry that follows them until
 // ctx ends. Run must be running for changes made elsewhere to be seen.
 func NewRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 	r := &Registry{
-		store: cfg.Store, onChange: cfg.OnChange, log: cfg.Logger, now: cfg.Now,
-		functions: map[scope]map[string]*function{},
+		store: cfg.Store, onChange: cfg.OnChange, onVersionGone: cfg.OnVersionGone, log: cfg.Logger, now: cfg.Now,
+		seed:      maphash.MakeSeed(),
+		functions: map[scope]map[string]*family{},
+		names:     map[scope][]string{},
+		used:      map[scope]int64{},
 		layers:    map[scope]map[string]*layer{},
 		gone:      map[string]uint64{},
 		refs:      map[string]int{},
@@ -142,59 +133,59 @@ func (r *Registry) Run(ctx context.Context) error {
 
 // Resolve implements frontend.Versions. It answers from memory.
 func (r *Registry) Resolve(_ context.Context, account, region, name, qualifier string) (lambdad.Target, error) {
-	r.mu.RLock()
-	f := r.functions[scope{account, region}][name]
-	r.mu.RUnlock()
-	if f == nil || qualifier != "" && qualifier != latest {
-		if qualifier == "" {
-			qualifier = latest
-		}
-		return lambdad.Target{}, functionNotFound(functionRef{account, region, name, qualifier})
+	ref := functionRef{account, region, name, qualifier}
+	fam := r.family(ref)
+	a := fam.alias(qualifier)
+	if a == nil {
+		v, err := fam.resolve(ref)
+		return lambdad.Target{Version: v}, err
 	}
-	if f.live == nil {
-		return lambdad.Target{}, lambdad.Errorf("ResourceConflictException",
-			"The operation cannot be performed at this time. The function is currently in the following state: %s", f.rec.State)
+	t := lambdad.Target{Weight: a.rec.Weight}
+	var err error
+	ref.qualifier = a.rec.Version
+	if t.Version, err = fam.resolve(ref); err == nil && a.rec.Additional != "" {
+		ref.qualifier = a.rec.Additional
+		t.Additional, err = fam.resolve(ref)
 	}
-	return lambdad.Target{Version: f.live}, nil
+	return t, err
 }
 
 // function returns a function, or nil.
-func (r *Registry) function(ref functionRef) *function {
+func (r *Registry) function(ref functionRef) *function { return r.family(ref).latest }
+
+// family returns what goes by a function's name.
+func (r *Registry) family(ref functionRef) family {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.functions[scope{ref.account, ref.region}][ref.name]
+	if f := r.functions[scope{ref.account, ref.region}][ref.name]; f != nil {
+		return *f
+	}
+	return family{}
 }
 
-// list returns the functions of an account and region, by name.
-func (r *Registry) list(account, region string) []*function {
+// list returns up to n functions of an account and region, by name, from the name
+// from on.
+func (r *Registry) list(account, region, from string, n int) []family {
 	r.mu.RLock()
-	m := r.functions[scope{account, region}]
-	all := make([]*function, 0, len(m))
-	for _, f := range m {
-		all = append(all, f)
+	defer r.mu.RUnlock()
+	s := scope{account, region}
+	names := r.names[s]
+	i, _ := slices.BinarySearch(names, from)
+	all := make([]family, 0, min(n, len(names)-i))
+	for ; i < len(names) && len(all) < n; i++ {
+		all = append(all, *r.functions[s][names[i]])
 	}
-	r.mu.RUnlock()
-	slices.SortFunc(all, func(a, b *function) int { return cmpString(a.name, b.name) })
 	return all
 }
 
-func cmpString(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-// unsettled returns the functions whose last change is not in force.
+// unsettled returns the functions whose last change is not in force, or a version
+// of which is not.
 func (r *Registry) unsettled() (refs []functionRef) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for s, m := range r.functions {
 		for name, f := range m {
-			if f.rec.inProgress() {
+			if f.latest != nil && (f.latest.rec.inProgress() || len(f.pending()) > 0) {
 				refs = append(refs, functionRef{account: s.account, region: s.region, name: name})
 			}
 		}
@@ -202,63 +193,111 @@ func (r *Registry) unsettled() (refs []functionRef) {
 	return refs
 }
 
-// create writes a new function.
-func (r *Registry) create(ctx context.Context, ref functionRef, rec functionRecord) (*function, error) {
-	key := functionKey(ref.account, ref.region, ref.name)
-	value, err := json.Marshal(rec)
-	if err != nil {
-		return nil, fmt.Errorf("lambda: encoding record %s: %w", key, err)
-	}
-	revision, err := r.store.Create(ctx, key, value)
-	if errors.Is(err, store.ErrConflict) {
-		return nil, lambdad.Errorf("ResourceConflictException", "Function already exist: %s", ref.name)
-	}
-	if err != nil {
-		return nil, storeError(err)
-	}
-	r.apply(store.Update{Record: store.Record{Key: key, Value: value, Revision: revision}})
-	return newFunction(scope{ref.account, ref.region}, ref.name, revision, rec), nil
+// lock keeps others from changing several records of a function, until unlock.
+func (r *Registry) lock(ref functionRef) (unlock func()) {
+	m := &r.families[maphash.String(r.seed, ref.name)%uint64(len(r.families))]
+	m.Lock()
+	return m.Unlock
 }
 
 // maxAttempts bounds how often a change is tried against others.
 const maxAttempts = 20
 
-// update writes what change makes of the function's record; its error is
-// returned as it is. Change may be called more than once, each time with a newer
-// record.
-func (r *Registry) update(ctx context.Context, ref functionRef, change func(*functionRecord) error) (*function, error) {
-	key := functionKey(ref.account, ref.region, ref.name)
+// write stores a record (revision 0: as a new one) and takes it into memory.
+func (r *Registry) write(ctx context.Context, key string, rec any, revision uint64) (uint64, error) {
+	value, err := json.Marshal(rec)
+	if err != nil {
+		return 0, fmt.Errorf("lambda: encoding record %s: %w", key, err)
+	}
+	if revision == 0 {
+		revision, err = r.store.Create(ctx, key, value)
+	} else {
+		revision, err = r.store.Update(ctx, key, value, revision)
+	}
+	if err != nil {
+		return 0, err
+	}
+	r.apply(store.Update{Record: store.Record{Key: key, Value: value, Revision: revision}})
+	return revision, nil
+}
+
+// amend writes what try makes of the newest record under key: try returns the
+// record and the revision it replaces. It may be called more than once.
+func (r *Registry) amend(ctx context.Context, key, arn string, try func() (rec any, revision uint64, err error)) error {
 	for range maxAttempts {
-		f := r.function(ref)
-		if f == nil {
-			return nil, functionNotFound(ref.unqualified())
-		}
-		rec := f.rec
-		if err := change(&rec); err != nil {
-			return f, err
-		}
-		value, err := json.Marshal(rec)
+		rec, revision, err := try()
 		if err != nil {
-			return nil, fmt.Errorf("lambda: encoding record %s: %w", key, err)
+			return err
 		}
-		revision, err := r.store.Update(ctx, key, value, f.revision)
+		_, err = r.write(ctx, key, rec, revision)
 		if errors.Is(err, store.ErrConflict) {
 			if err := r.refresh(ctx, key); err != nil {
-				return nil, err
+				return err
 			}
 			continue
 		}
 		if err != nil {
-			return nil, storeError(err)
+			return storeError(err)
 		}
-		r.apply(store.Update{Record: store.Record{Key: key, Value: value, Revision: revision}})
-		return newFunction(f.scope, f.name, revision, rec), nil
+		return nil
 	}
-	return nil, errContended(ref.arn())
+	return errContended(arn)
 }
 
-// delete removes a function.
+// create writes a new function, and with publish its first version.
+func (r *Registry) create(ctx context.Context, ref functionRef, rec functionRecord, publish bool) (*functionRecord, *version, error) {
+	defer r.lock(ref)()
+	exists := lambdad.Errorf("ResourceConflictException", "Function already exist: %s", ref.name)
+	if r.function(ref) != nil {
+		return nil, nil, exists
+	}
+	rec.ID = newID()
+	var v *version
+	if publish {
+		var err error
+		if v, err = r.prepare(ctx, ref, &rec, nil); err != nil {
+			return nil, nil, err
+		}
+	}
+	_, err := r.write(ctx, functionKey(ref.account, ref.region, ref.name), rec, 0)
+	if errors.Is(err, store.ErrConflict) {
+		return nil, nil, exists
+	}
+	if err != nil {
+		return nil, nil, storeError(err)
+	}
+	return &rec, v, nil
+}
+
+// update writes what change makes of the function's record; its error is
+// returned as it is. Change may be called more than once, each time with a newer
+// record.
+func (r *Registry) update(ctx context.Context, ref functionRef, change func(*functionRecord) error) (*functionRecord, error) {
+	var rec functionRecord
+	err := r.amend(ctx, functionKey(ref.account, ref.region, ref.name), ref.arn(), func() (any, uint64, error) {
+		f := r.function(ref)
+		if f == nil {
+			return nil, 0, functionNotFound(ref.unqualified())
+		}
+		rec = f.rec
+		return &rec, f.revision, change(&rec)
+	})
+	return &rec, err
+}
+
+// remove deletes a record that was last seen at revision, from store and memory.
+func (r *Registry) remove(ctx context.Context, key string, revision uint64) error {
+	if err := r.store.Delete(ctx, key, 0); err != nil {
+		return storeError(err)
+	}
+	r.forget(key, revision)
+	return nil
+}
+
+// delete removes a function with its versions and aliases. When its own record is
+// gone the others are remains, which are swept at the next start at the latest.
 func (r *Registry) delete(ctx context.Context, ref functionRef) error {
+	defer r.lock(ref)()
 	key := functionKey(ref.account, ref.region, ref.name)
 	for range maxAttempts {
 		f := r.function(ref)
@@ -276,9 +315,43 @@ func (r *Registry) delete(ctx context.Context, ref functionRef) error {
 			return storeError(err)
 		}
 		r.forget(key, f.revision)
+		if err := r.sweepFamily(context.WithoutCancel(ctx), ref); err != nil {
+			r.log.Warn("versions and aliases of a deleted function stay until the next start", "function", ref.arn(), "err", err)
+		}
 		return nil
 	}
 	return errContended(ref.arn())
+}
+
+// sweep removes what crashes left of functions.
+func (r *Registry) sweep(ctx context.Context) error {
+	var refs []functionRef
+	r.mu.RLock()
+	for s, m := range r.functions {
+		for name, f := range m {
+			if len(f.remains()) > 0 {
+				refs = append(refs, functionRef{account: s.account, region: s.region, name: name})
+			}
+		}
+	}
+	r.mu.RUnlock()
+	var errs error
+	for _, ref := range refs {
+		unlock := r.lock(ref)
+		errs = errors.Join(errs, r.sweepFamily(ctx, ref))
+		unlock()
+	}
+	return errs
+}
+
+// sweepFamily removes remains of one function, which the caller has locked.
+func (r *Registry) sweepFamily(ctx context.Context, ref functionRef) error {
+	fam := r.family(ref)
+	var errs error
+	for key, revision := range fam.remains() {
+		errs = errors.Join(errs, r.remove(ctx, functionKey(ref.account, ref.region, ref.name)+key, revision))
+	}
+	return errs
 }
 
 func errContended(arn string) error {
@@ -289,8 +362,12 @@ func errContended(arn string) error {
 func (r *Registry) refresh(ctx context.Context, key string) error {
 	rec, err := r.store.Get(ctx, key)
 	if errors.Is(err, store.ErrNotFound) {
+		k, ok := parseKey(key)
+		if !ok {
+			return nil
+		}
 		r.mu.RLock()
-		revision := r.revision(key)
+		revision := r.revision(k)
 		r.mu.RUnlock()
 		r.forget(key, revision)
 		return nil
@@ -318,26 +395,33 @@ func errFull(err error) error {
 }
 
 // revision returns the revision of a record in memory, or 0. r.mu is held.
-func (r *Registry) revision(key string) uint64 {
-	s, kind, rest, ok := splitKey(key)
-	if !ok {
-		return 0
-	}
-	switch {
-	case kind == "function" && len(rest) == 1:
-		if f := r.functions[s][rest[0]]; f != nil {
-			return f.revision
+func (r *Registry) revision(k recordKey) uint64 {
+	switch k.kind {
+	case kindFunction, kindVersion, kindAlias:
+		f := r.functions[k.scope][k.name]
+		switch {
+		case f == nil:
+		case k.kind == kindVersion:
+			if i, ok := findVersion(f.versions, k.number); ok {
+				return f.versions[i].revision
+			}
+		case k.kind == kindAlias:
+			if i, ok := findAlias(f.aliases, k.alias); ok {
+				return f.aliases[i].revision
+			}
+		case f.latest != nil:
+			return f.latest.revision
 		}
-	case kind == "layer":
-		l := r.layers[s][rest[0]]
-		if l == nil {
-			return 0
-		}
-		if len(rest) == 1 {
+	case kindLayer, kindLayerVersion:
+		l := r.layers[k.scope][k.name]
+		switch {
+		case l == nil:
+		case k.kind == kindLayer:
 			return l.revision
-		}
-		if i, ok := l.find(rest[1]); ok {
-			return l.versions[i].revision
+		default:
+			if i, ok := l.find(k.number); ok {
+				return l.versions[i].revision
+			}
 		}
 	}
 	return 0
@@ -352,39 +436,27 @@ func (r *Registry) forget(key string, revision uint64) {
 // apply takes over a change unless something newer is known.
 func (r *Registry) apply(u store.Update) { r.commit(u, false) }
 
+// A change is what a commit changed for those who run functions.
+type change struct {
+	latest bool     // other code or configuration is in force
+	gone   []string // generations of versions that are no more
+}
+
 // commit writes a change into memory and tells about it. With forgotten, it is a
 // deletion made here, of the record at its revision.
 func (r *Registry) commit(u store.Update, forgotten bool) {
-	s, kind, rest, ok := splitKey(u.Key)
-	if !ok || kind != "function" && kind != "layer" || len(rest) > 2 || kind == "function" && len(rest) != 1 {
-		return // another service's
+	k, ok := parseKey(u.Key)
+	if !ok {
+		return // another's
 	}
-	var next *function
-	var counter layerCounter
-	var version *layerVersion
-	if !u.Deleted {
-		var err error
-		switch {
-		case kind == "function":
-			var rec functionRecord
-			err = json.Unmarshal(u.Value, &rec)
-			next = newFunction(s, rest[0], u.Revision, rec)
-		case len(rest) == 1:
-			err = json.Unmarshal(u.Value, &counter)
-		default:
-			version = &layerVersion{ref: layerRef{s.account, s.region, rest[0], 0}, revision: u.Revision}
-			if version.ref.version, err = strconv.ParseInt(rest[1], 10, 64); err == nil {
-				err = json.Unmarshal(u.Value, &version.rec)
-			}
-		}
-		if err != nil {
-			r.log.Error("record cannot be read", "key", u.Key, "err", err)
-			return
-		}
+	put, err := r.decode(k, u)
+	if err != nil {
+		r.log.Error("record cannot be read", "key", u.Key, "err", err)
+		return
 	}
 
 	r.mu.Lock()
-	known := r.revision(u.Key)
+	known := r.revision(k)
 	if forgotten {
 		if known != u.Revision {
 			r.mu.Unlock()
@@ -398,234 +470,73 @@ func (r *Registry) commit(u store.Update, forgotten bool) {
 		}
 		delete(r.gone, u.Key)
 	}
-	changed := false
-	switch {
-	case kind == "function":
-		changed = r.putFunction(s, rest[0], next)
-	case len(rest) == 1:
-		r.putCounter(s, rest[0], u.Revision, counter)
-	default:
-		r.putLayerVersion(s, rest, version)
-	}
+	changed := put()
 	r.mu.Unlock()
-	if !changed || r.onChange == nil {
+	if !changed.latest && len(changed.gone) == 0 {
 		return
 	}
 	r.hooks.Lock()
 	defer r.hooks.Unlock()
-	r.mu.RLock()
-	keep := r.functions[s][rest[0]].generation()
-	r.mu.RUnlock()
-	r.onChange(s.account, s.region, rest[0], keep)
-}
-
-func newFunction(s scope, name string, revision uint64, rec functionRecord) *function {
-	f := &function{scope: s, name: name, revision: revision, rec: rec}
-	switch {
-	case rec.Live != nil:
-		f.live = rec.Live.version(s.account, s.region, name)
-	case rec.State == stateActive:
-		f.live = rec.Config.version(s.account, s.region, name)
+	if changed.latest && r.onChange != nil {
+		keep := r.function(functionRef{account: k.account, region: k.region, name: k.name}).generation()
+		r.onChange(k.account, k.region, k.name, keep)
 	}
-	return f
-}
-
-func (f *function) generation() string {
-	if f == nil || f.live == nil {
-		return ""
-	}
-	return f.live.Generation
-}
-
-// putFunction replaces a function, or removes it if next is nil, and reports
-// whether other code or configuration is in force. r.mu is held.
-func (r *Registry) putFunction(s scope, name string, next *function) (changed bool) {
-	old := r.functions[s][name]
-	if next != nil {
-		if next.live != nil && old.generation() == next.generation() {
-			next.live = old.live // the same snapshot stays the same pointer
-		}
-		if r.functions[s] == nil {
-			r.functions[s] = map[string]*function{}
-		}
-		r.functions[s][name] = next
-		next.rec.digests(func(d string) { r.refs[d]++ })
-	} else {
-		delete(r.functions[s], name)
-	}
-	if old != nil {
-		old.rec.digests(r.unref)
-	}
-	return old.generation() != "" && old.generation() != next.generation()
-}
-
-// unref counts a reference less. r.mu is held.
-func (r *Registry) unref(digest string) {
-	if r.refs[digest]--; r.refs[digest] == 0 {
-		delete(r.refs, digest)
-	}
-}
-
-// find returns where a version is or would be.
-func (l *layer) find(number string) (int, bool) {
-	n, err := strconv.ParseInt(number, 10, 64)
-	if err != nil {
-		return 0, false
-	}
-	return slices.BinarySearchFunc(l.versions, n, func(v *layerVersion, n int64) int { return int(v.ref.version - n) })
-}
-
-// changeLayer replaces a layer by a changed copy, as readers hold it without the
-// lock. r.mu is held.
-func (r *Registry) changeLayer(s scope, name string, change func(*layer)) {
-	next := &layer{}
-	if old := r.layers[s][name]; old != nil {
-		*next = layer{old.counter, old.revision, slices.Clone(old.versions)}
-	}
-	change(next)
-	if r.layers[s] == nil {
-		r.layers[s] = map[string]*layer{}
-	}
-	r.layers[s][name] = next
-}
-
-func (r *Registry) putCounter(s scope, name string, revision uint64, counter layerCounter) {
-	r.changeLayer(s, name, func(l *layer) { l.counter, l.revision = counter, revision })
-}
-
-// putLayerVersion replaces a layer version, or removes it if next is nil. r.mu is
-// held.
-func (r *Registry) putLayerVersion(s scope, rest []string, next *layerVersion) {
-	r.changeLayer(s, rest[0], func(l *layer) {
-		i, found := l.find(rest[1])
-		if found {
-			r.unref(l.versions[i].rec.Archive.Digest)
-			l.versions = slices.Delete(l.versions, i, i+1)
-		}
-		if next != nil {
-			r.refs[next.rec.Archive.Digest]++
-			l.versions = slices.Insert(l.versions, i, next)
-		}
-	})
-}
-
-// layer returns the versions of a layer, oldest first.
-func (r *Registry) layer(ref layerRef) []*layerVersion {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if l := r.layers[scope{ref.account, ref.region}][ref.name]; l != nil {
-		return l.versions
-	}
-	return nil
-}
-
-// layerVersion returns a version of a layer, or nil.
-func (r *Registry) layerVersion(ref layerRef) *layerVersion {
-	for _, v := range r.layer(ref) {
-		if v.ref.version == ref.version {
-			return v
+	if r.onVersionGone != nil {
+		for _, generation := range changed.gone {
+			r.onVersionGone(k.account, k.region, k.name, generation)
 		}
 	}
-	return nil
 }
 
-// layerNames returns the layers of an account and region that have versions.
-func (r *Registry) layerNames(account, region string) (names []string) {
-	r.mu.RLock()
-	for name, l := range r.layers[scope{account, region}] {
-		if len(l.versions) > 0 {
-			names = append(names, name)
+// decode reads a record; put, called with r.mu held, takes it into memory.
+func (r *Registry) decode(k recordKey, u store.Update) (put func() change, err error) {
+	read := func(v any) {
+		if !u.Deleted {
+			err = json.Unmarshal(u.Value, v)
 		}
 	}
-	r.mu.RUnlock()
-	slices.Sort(names)
-	return names
-}
-
-// publishLayer writes a new version of a layer under the next number. A crash
-// between the two writes loses a number that nobody was told.
-func (r *Registry) publishLayer(ctx context.Context, ref layerRef, rec layerRecord) (*layerVersion, error) {
-	key := layerKey(ref.account, ref.region, ref.name)
-	number, err := r.nextLayerVersion(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	ref.version = number
-	value, err := json.Marshal(rec)
-	if err != nil {
-		return nil, fmt.Errorf("lambda: encoding record %s: %w", key, err)
-	}
-	key += "." + strconv.FormatInt(number, 10)
-	revision, err := r.store.Create(ctx, key, value)
-	if err != nil {
-		return nil, storeError(err)
-	}
-	r.apply(store.Update{Record: store.Record{Key: key, Value: value, Revision: revision}})
-	return &layerVersion{ref, revision, rec}, nil
-}
-
-func (r *Registry) nextLayerVersion(ctx context.Context, key string) (int64, error) {
-	for range maxAttempts {
+	switch k.kind {
+	case kindFunction:
+		next := &function{scope: k.scope, name: k.name, revision: u.Revision}
+		read(&next.rec)
+		if u.Deleted {
+			next = nil
+		}
+		return func() change { return r.putFunction(k.scope, k.name, next) }, err
+	case kindVersion:
+		next := &version{number: k.number, revision: u.Revision}
+		read(&next.rec)
+		if u.Deleted {
+			next = nil
+		}
+		return func() change { return r.putVersion(k, next) }, err
+	case kindAlias:
+		next := &alias{name: k.alias, revision: u.Revision}
+		read(&next.rec)
+		if u.Deleted {
+			next = nil
+		}
+		return func() change { r.putAlias(k, next); return change{} }, err
+	case kindLayer:
 		var counter layerCounter
-		rec, err := r.store.Get(ctx, key)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-		case err != nil:
-			return 0, storeError(err)
-		default:
-			if err := json.Unmarshal(rec.Value, &counter); err != nil {
-				return 0, fmt.Errorf("lambda: record %s cannot be read: %w", key, err)
-			}
+		read(&counter)
+		return func() change { r.putCounter(k.scope, k.name, u.Revision, counter); return change{} }, err
+	default:
+		next := &layerVersion{ref: layerRef{k.account, k.region, k.name, k.number}, revision: u.Revision}
+		read(&next.rec)
+		if u.Deleted {
+			next = nil
 		}
-		counter.Last++
-		value, err := json.Marshal(counter)
-		if err != nil {
-			return 0, fmt.Errorf("lambda: encoding record %s: %w", key, err)
-		}
-		if rec.Revision == 0 {
-			_, err = r.store.Create(ctx, key, value)
-		} else {
-			_, err = r.store.Update(ctx, key, value, rec.Revision)
-		}
-		if errors.Is(err, store.ErrConflict) {
-			continue
-		}
-		if err != nil {
-			return 0, storeError(err)
-		}
-		return counter.Last, nil
+		return func() change { r.putLayerVersion(k, next); return change{} }, err
 	}
-	return 0, errContended(key)
-}
-
-// deleteLayerVersion removes a version; removing none is not an error.
-func (r *Registry) deleteLayerVersion(ctx context.Context, ref layerRef) error {
-	v := r.layerVersion(ref)
-	if v == nil {
-		return nil
-	}
-	key := layerKey(ref.account, ref.region, ref.name) + "." + strconv.FormatInt(ref.version, 10)
-	if err := r.store.Delete(ctx, key, 0); err != nil {
-		return storeError(err)
-	}
-	r.forget(key, v.revision)
-	return nil
 }
 
 // usage is what GetAccountSettings counts.
 func (r *Registry) usage(account, region string) (functions, bytes int64) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for _, f := range r.functions[scope{account, region}] {
-		functions++
-		bytes += f.rec.Config.Code.Size
-	}
-	for _, l := range r.layers[scope{account, region}] {
-		for _, v := range l.versions {
-			bytes += v.rec.Archive.Size
-		}
-	}
-	return functions, bytes
+	s := scope{account, region}
+	return int64(len(r.names[s])), r.used[s]
 }
 
 // pin keeps an archive from being collected until release, for the time between

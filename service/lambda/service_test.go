@@ -69,6 +69,20 @@ func (s *faultyStore) Update(ctx context.Context, key string, value []byte, revi
 	return s.Store.Update(ctx, key, value, revision)
 }
 
+func (s *faultyStore) Put(ctx context.Context, key string, value []byte) (uint64, error) {
+	if err := s.check("put", key); err != nil {
+		return 0, err
+	}
+	return s.Store.Put(ctx, key, value)
+}
+
+func (s *faultyStore) Delete(ctx context.Context, key string, revision uint64) error {
+	if err := s.check("delete", key); err != nil {
+		return err
+	}
+	return s.Store.Delete(ctx, key, revision)
+}
+
 // Watch sends what is there, and later changes only when delay is closed.
 func (s *faultyStore) Watch(ctx context.Context, prefix string) (<-chan store.Update, error) {
 	in, err := s.Store.Watch(ctx, prefix)
@@ -141,7 +155,8 @@ type rig struct {
 	registry *Registry
 	service  *Service
 	mux      *aws.Mux
-	changes  chan string
+	changes  chan string // functions, and the generation that is in force
+	gone     chan string // generations of published versions
 	stop     func()
 }
 
@@ -149,11 +164,11 @@ type rig struct {
 func newRig(t testing.TB, s *faultyStore, blobs blob.Store, change func(*Config)) *rig {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &rig{t: t, store: s, blobs: blobs, archives: &faultyArchives{}, changes: make(chan string, 1000)}
+	r := &rig{t: t, store: s, blobs: blobs, archives: &faultyArchives{}, changes: make(chan string, 1000), gone: make(chan string, 1000)}
 	var err error
 	r.registry, err = NewRegistry(ctx, RegistryConfig{Store: s, OnChange: func(_, _, function, keep string) {
 		r.changes <- function + " " + keep
-	}})
+	}, OnVersionGone: func(_, _, _, generation string) { r.gone <- generation }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -546,10 +561,10 @@ func TestFull(t *testing.T) {
 func TestRefusedSettings(t *testing.T) {
 	inForce := map[string][]string{
 		"CreateFunction": {"FunctionName", "Runtime", "Role", "Handler", "Code", "Description", "Timeout", "MemorySize", "PackageType", "Environment",
-			"TracingConfig", "Tags", "Layers", "Architectures", "EphemeralStorage", "LoggingConfig"},
+			"TracingConfig", "Tags", "Layers", "Architectures", "EphemeralStorage", "LoggingConfig", "Publish"},
 		"UpdateFunctionConfiguration": {"FunctionName", "Role", "Handler", "Description", "Timeout", "MemorySize", "Environment", "Runtime",
 			"TracingConfig", "RevisionId", "Layers", "EphemeralStorage", "LoggingConfig"},
-		"UpdateFunctionCode": {"FunctionName", "ZipFile", "DryRun", "RevisionId", "Architectures"},
+		"UpdateFunctionCode": {"FunctionName", "ZipFile", "DryRun", "RevisionId", "Architectures", "Publish"},
 	}
 	refusedBy := map[string]map[string]any{
 		"CreateFunction": {
@@ -560,14 +575,13 @@ func TestRefusedSettings(t *testing.T) {
 			"FileSystemConfigs":      []any{map[string]any{"Arn": "arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/fsap-00000000000000000", "LocalMountPath": "/mnt/x"}},
 			"ImageConfig":            map[string]any{"Command": []string{"x"}},
 			"KMSKeyArn":              "arn:aws:kms:us-east-1:000000000000:key/x",
-			"Publish":                true,
 			"PublishTo":              "LATEST_PUBLISHED",
 			"SnapStart":              map[string]any{"ApplyOn": "PublishedVersions"},
 			"TenancyConfig":          map[string]any{"TenantIsolationMode": "PER_TENANT"},
 			"VpcConfig":              map[string]any{"SubnetIds": []string{"subnet-1"}, "SecurityGroupIds": []string{"sg-1"}},
 		},
 		"UpdateFunctionCode": {
-			"S3Bucket": "bucket", "S3Key": "k", "S3ObjectVersion": "v", "ImageUri": "x", "Publish": true, "SourceKMSKeyArn": "arn:aws:kms:us-east-1:000000000000:key/x", "PublishTo": "LATEST_PUBLISHED",
+			"S3Bucket": "bucket", "S3Key": "k", "S3ObjectVersion": "v", "ImageUri": "x", "SourceKMSKeyArn": "arn:aws:kms:us-east-1:000000000000:key/x", "PublishTo": "LATEST_PUBLISHED",
 		},
 	}
 	refusedBy["UpdateFunctionConfiguration"] = map[string]any{}
