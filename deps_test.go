@@ -27,6 +27,7 @@ var layers = []struct {
 	{"aws", []string{"."}},
 	{"aws/...", []string{".", "aws"}},
 	{"telemetry", []string{"."}},
+	{"metrics", []string{".", "telemetry"}},
 	{"sandbox", []string{"."}},
 	{"store", []string{"."}},
 	{"queue", []string{"."}},
@@ -51,8 +52,8 @@ var layers = []struct {
 
 	// The way down for calls.
 	{"worker", []string{".", "sandbox", "telemetry", "environment", "archive", "runtimes"}},
-	{"placement", []string{".", "worker"}},
-	{"frontend", []string{".", "placement"}},
+	{"placement", []string{".", "metrics", "worker"}},
+	{"frontend", []string{".", "metrics", "placement"}},
 	{"service/lambda", []string{".", "aws", "store", "blob", "telemetry", "archive", "frontend"}},
 	{"service/sts", []string{".", "aws"}},
 }
