@@ -55,6 +55,7 @@ var layers = []struct {
 	{"placement", []string{".", "metrics", "worker"}},
 	{"frontend", []string{".", "metrics", "placement"}},
 	{"service/lambda", []string{".", "aws", "store", "blob", "telemetry", "archive", "frontend"}},
+	{"service/s3", []string{".", "aws", "store", "blob"}},
 	{"service/sts", []string{".", "aws"}},
 }
 

@@ -44,6 +44,7 @@ type authorization struct {
 	token         string
 	presigned     bool
 	expires       time.Duration // presigned only
+	v2            []byte        // the signature, of Signature Version 2; time is its end
 }
 
 // authKind is what is wrong with the authentication of a request. Services of
@@ -56,6 +57,7 @@ const (
 	unknownKey
 	badSignature
 	skewed
+	expired // a presigned URL of S3
 )
 
 // An authError says why a request was not authenticated.
@@ -76,6 +78,7 @@ func (e *authError) wire(p Protocol, service string) *lambdad.Error {
 		unknownKey:   {"UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId"},
 		badSignature: {"InvalidSignatureException", "SignatureDoesNotMatch", "SignatureDoesNotMatch"},
 		skewed:       {"InvalidSignatureException", "SignatureDoesNotMatch", "RequestTimeTooSkewed"},
+		expired:      {"InvalidSignatureException", "AccessDenied", "AccessDenied"},
 	}[e.kind]
 	texts := [...]string{
 		malformed:    "The Authorization of the request could not be read.",
@@ -118,6 +121,9 @@ func parseRequestAuth(r *http.Request) (*authorization, *authError) {
 	}
 	if strings.Contains(r.URL.RawQuery, "X-Amz-") {
 		return parsePresigned(r.URL.RawQuery)
+	}
+	if strings.Contains(r.URL.RawQuery, "AWSAccessKeyId=") {
+		return parsePresignedV2(r.URL.RawQuery)
 	}
 	return nil, nil
 }
@@ -262,6 +268,15 @@ func newVerifier(now func() time.Time) *verifier {
 // the server, which is what the owner of a wrong clock must see.
 func (v *verifier) checkTime(a *authorization) error {
 	now := v.now().UTC()
+	if a.v2 != nil {
+		if now.After(a.time) {
+			return &authError{expired, "Request has expired"}
+		}
+		return nil
+	}
+	if a.presigned && a.service == "s3" && now.After(a.time.Add(a.expires)) {
+		return &authError{expired, "Request has expired"}
+	}
 	if a.presigned {
 		if now.After(a.time.Add(a.expires)) {
 			return &authError{skewed, fmt.Sprintf("Signature expired: %s is now earlier than %s (%s - %d sec.)",
@@ -280,6 +295,9 @@ func (v *verifier) checkTime(a *authorization) error {
 
 // verify checks the signature over the request; sum is the hash of its body.
 func (v *verifier) verify(r *http.Request, a *authorization, secret string, sum [sha256.Size]byte) error {
+	if a.v2 != nil {
+		return verifyV2(r, a, secret)
+	}
 	buf := v.bufs.Get().(*bytes.Buffer)
 	defer v.bufs.Put(buf)
 	buf.Reset()

@@ -315,6 +315,9 @@ func (d *Dir) Records() string { return filepath.Join(d.path, "records") }
 // Blobs returns the directory of archives.
 func (d *Dir) Blobs() string { return filepath.Join(d.path, "blobs") }
 
+// Objects is where the content of objects in buckets is kept.
+func (d *Dir) Objects() string { return filepath.Join(d.path, "objects") }
+
 // Code returns the directory of unpacked archives.
 func (d *Dir) Code() string { return filepath.Join(d.path, "code") }
 

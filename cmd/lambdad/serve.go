@@ -24,6 +24,7 @@ import (
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/nats"
 	lambdaservice "github.com/lambdad/lambdad/service/lambda"
+	s3service "github.com/lambdad/lambdad/service/s3"
 	stsservice "github.com/lambdad/lambdad/service/sts"
 )
 
@@ -76,6 +77,10 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	objects, err := files.Open(files.Config{Dir: dir.Objects(), Reserve: int64(cfg.DiskReserve) << 20, Logger: log})
+	if err != nil {
+		return err
+	}
 	engine, err := nats.Open(ctx, nats.Config{Dir: dir.Records(), Reserve: int64(cfg.DiskReserve) << 20, Logger: log})
 	if err != nil {
 		return err
@@ -117,6 +122,10 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return err
 	}
 	undo.push(n.close)
+	s3API, err := s3service.New(ctx, s3service.Config{Store: engine.Store(), Blobs: objects, Logger: log})
+	if err != nil {
+		return err
+	}
 	lambdaAPI := lambdaservice.New(lambdaservice.Config{
 		Registry: registry, Frontend: n.frontend, Blobs: blobs, Archives: n.archives,
 		RuntimeNames: n.runtimes.Names(),
@@ -143,7 +152,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 			}
 			return nil
 		},
-	}, lambdaAPI, stsservice.New())
+	}, lambdaAPI, s3API, stsservice.New())
 	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
