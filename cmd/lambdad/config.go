@@ -28,7 +28,7 @@ type Config struct {
 	DataDir     string   `toml:"data-dir"`     // everything that is kept
 	Auth        string   `toml:"auth"`         // verify, any
 	Region      string   `toml:"region"`       // shown and used where a request names none
-	Isolation   string   `toml:"isolation"`    // auto, root, plain
+	Isolation   string   `toml:"isolation"`    // auto, root, rootless, plain
 	Egress      string   `toml:"egress"`       // off, internet, all
 	LogLevel    string   `toml:"log-level"`    // debug, info, warn, error
 	IdleTimeout duration `toml:"idle-timeout"` // unused environments are shut down after it
@@ -40,6 +40,9 @@ type Config struct {
 	DiskReserve int      `toml:"disk-reserve"` // MiB of disk that are left free
 
 	FunctionEgress functionEgress `toml:"function-egress"` // a narrower egress for single functions, by name
+
+	tier       string   // what settle chose
+	passedOver []string // why not a stronger one
 }
 
 // functionEgress is what single functions reach, by their names. As a flag it is
@@ -109,7 +112,7 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` for records, code and logs (default /var/lib/lambdad as root, else lambdad in the XDG state directory)")
 	fs.StringVar(&c.Auth, "auth", c.Auth, "`mode`: verify checks signatures; any accepts every key, on loopback only")
 	fs.StringVar(&c.Region, "region", c.Region, "`name` shown by env and used where a request names none")
-	fs.StringVar(&c.Isolation, "isolation", c.Isolation, "`tier`: auto tries root, then plain; root or plain insists")
+	fs.StringVar(&c.Isolation, "isolation", c.Isolation, "`tier`: auto takes the strongest that works of root, rootless and plain; each of these insists")
 	fs.StringVar(&c.Egress, "egress", c.Egress, egressUsage)
 	fs.Var(&c.FunctionEgress, "function-egress", "`NAME=reach` narrows it for a function; repeat for more")
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "`level` of the server's own log: debug, info, warn or error")
@@ -166,7 +169,7 @@ func (c *Config) check() error {
 	}
 	err := errors.Join(
 		oneOf("auth", c.Auth, "verify", "any"),
-		oneOf("isolation", c.Isolation, "auto", "root", "plain"),
+		oneOf("isolation", c.Isolation, "auto", "root", "rootless", "plain"),
 		oneOf("egress", c.Egress, "off", "internet", "all"),
 		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
 	)

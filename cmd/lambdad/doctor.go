@@ -20,7 +20,7 @@ import (
 // doctorCommand probes this host as serve does at its start and says what holds.
 func doctorCommand(ctx context.Context, std stdio, args []string) error {
 	fs := newFlags(std, "doctor")
-	isolation := fs.String("isolation", "auto", "`tier` to examine: auto, root or plain")
+	isolation := fs.String("isolation", "auto", "`tier` to examine: auto, root, rootless or plain")
 	egress := fs.String("egress", string(sandbox.EgressAll), egressUsage)
 	output := fs.String("output", "table", "`form`: table or json")
 	if _, err := parse(fs, args, 0, 0); err != nil {
@@ -34,6 +34,10 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 		fmt.Fprintf(std.err, "lambdad doctor: --egress %q: it must be off, internet or all\n", *egress)
 		return errUsage
 	}
+	tier, passedOver, err := settle(ctx, *isolation)
+	if err != nil {
+		return err
+	}
 	dir, err := scratchDir("lambdad-doctor-")
 	if err != nil {
 		return err
@@ -43,7 +47,7 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 	// The probes' own log says why the stronger tier was left.
 	var probes strings.Builder
 	log := slog.New(slog.NewTextHandler(&probes, nil))
-	driver, err := newDriver(ctx, *isolation, uuid.NewString()[:8], dir, 0, sandbox.Egress(*egress), log)
+	driver, err := newDriver(ctx, Config{Isolation: *isolation, Egress: *egress, tier: tier, passedOver: passedOver}, uuid.NewString()[:8], dir, 0, log)
 	if err != nil {
 		return err
 	}

@@ -6,24 +6,62 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/lambdad/lambdad/sandbox"
 	"github.com/lambdad/lambdad/sandbox/namespace"
 	"github.com/lambdad/lambdad/sandbox/process"
 )
 
-// newDriver chooses the tier by trying it, never from the user id. "auto" takes
-// the strongest that works here; a named tier is that one or an error. What
-// sandboxes write lies in dir and leaves reserve bytes of its disk free. A tier that
-// cannot keep a narrower egress than everything is not taken silently for one.
-func newDriver(ctx context.Context, isolation, id, dir string, reserve int64, egress sandbox.Egress, log *slog.Logger) (sandbox.Driver, error) {
-	if isolation != "plain" {
-		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Egress: egress, Logger: log})
+// settle chooses the isolation tier by trying it, never from the user id, before
+// anything is opened: the rootless tier begins with executing lambdad again, and
+// then this does not return. It gives the tier and, where a stronger one was passed
+// over, why.
+func settle(ctx context.Context, isolation string) (tier string, why []string, err error) {
+	if before, ok := namespace.Rootless(); ok {
+		return "rootless", []string{before}, nil
+	}
+	if isolation == "plain" || isolation == "root" {
+		return isolation, nil, nil
+	}
+	if isolation == "auto" {
+		err := namespace.Probe()
+		if err == nil {
+			return "root", nil, nil
+		}
+		why = append(why, fmt.Sprintf("the root tier does not work here: %v", err))
+	}
+	err = namespace.Try(ctx)
+	if err == nil {
+		err = namespace.Reexec(strings.Join(why, ""))
+	}
+	if ctx.Err() != nil {
+		return "", nil, context.Cause(ctx)
+	}
+	if isolation == "rootless" {
+		return "", nil, fmt.Errorf("isolation tier rootless does not work here: %w (%s)", err, namespace.RootlessCure(err))
+	}
+	return "plain", append(why, fmt.Sprintf("the rootless tier does not work here: %v (%s)", err, namespace.RootlessCure(err))), nil
+}
+
+// newDriver makes the driver of a tier that settle chose. What sandboxes write lies
+// in dir and leaves reserve bytes of its disk free. With auto, a root tier that
+// fails its own trial gives way to plain processes. A tier that cannot keep a
+// narrower egress than everything is not taken silently for one.
+func newDriver(ctx context.Context, c Config, id, dir string, reserve int64, log *slog.Logger) (sandbox.Driver, error) {
+	egress := sandbox.Egress(c.Egress)
+	for _, why := range c.passedOver {
+		if why != "" {
+			log.Warn("isolation is weaker than it could be", "tier", c.tier, "why", why)
+		}
+	}
+	if c.tier != "plain" {
+		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Egress: egress, Rootless: c.tier == "rootless", Logger: log})
 		if err == nil {
 			return d, nil
 		}
-		if isolation != "auto" {
-			return nil, fmt.Errorf("isolation tier %s does not work here: %w", isolation, err)
+		if c.tier == "rootless" || c.Isolation != "auto" {
+			return nil, fmt.Errorf("isolation tier %s does not work here: %w", c.tier, err)
 		}
 		log.Warn("isolating with plain processes: the root tier does not work here", "why", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/lambdad/lambdad/sandbox/namespace"
 )
 
 // version is set by the linker.
@@ -47,6 +49,7 @@ func commands() []command {
 }
 
 func main() {
+	namespace.ServeTrial()
 	os.Exit(Main(context.Background(), stdio{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 

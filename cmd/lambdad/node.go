@@ -60,7 +60,7 @@ type node struct {
 // newNode wires a node and starts its background work. What a dead process with
 // the same host id left is swept first.
 func newNode(ctx context.Context, c nodeConfig) (*node, error) {
-	driver, err := newDriver(ctx, c.Isolation, c.HostID, c.Paths.run, int64(c.DiskReserve)<<20, sandbox.Egress(c.Egress), c.Log)
+	driver, err := newDriver(ctx, c.Config, c.HostID, c.Paths.run, int64(c.DiskReserve)<<20, c.Log)
 	if err != nil {
 		return nil, err
 	}

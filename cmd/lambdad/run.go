@@ -39,6 +39,9 @@ type runOptions struct {
 	memory    int
 	timeout   time.Duration
 	phases    bool
+
+	tier       string
+	passedOver []string
 }
 
 // list is a flag that may be repeated.
@@ -58,7 +61,7 @@ func runCommand(ctx context.Context, std stdio, args []string) error {
 	fs.StringVar(&o.handler, "handler", "", "`handler` (default lambda_function.lambda_handler; bootstrap for provided runtimes)")
 	fs.StringVar(&o.runtime, "runtime", "", "`identifier` such as python3.13 (default: provided.al2023 where the directory or a layer has a bootstrap, else the host's python3)")
 	fs.StringVar(&o.name, "name", "", "`name` of the function (default: that of the directory)")
-	fs.StringVar(&o.isolation, "isolation", "auto", "`tier`: auto, root or plain")
+	fs.StringVar(&o.isolation, "isolation", "auto", "`tier`: auto, root, rootless or plain")
 	fs.StringVar(&o.egress, "egress", string(sandbox.EgressAll), egressUsage)
 	fs.StringVar(&o.logLevel, "log-level", "warn", "`level` of lambdad's own log: debug, info, warn or error")
 	fs.IntVar(&o.memory, "memory", 128, "`MB` of memory")
@@ -71,6 +74,11 @@ func runCommand(ctx context.Context, std stdio, args []string) error {
 	if err := o.check(fs); err != nil {
 		return err
 	}
+	tier, passedOver, err := settle(ctx, o.isolation) // before the event is read: it may begin again
+	if err != nil {
+		return err
+	}
+	o.tier, o.passedOver = tier, passedOver
 	event, err := o.readEvent(std, rest)
 	if err != nil {
 		return err
@@ -137,6 +145,7 @@ func runOnce(ctx context.Context, std stdio, o runOptions, dir string, event []b
 	cfg := defaults()
 	cfg.Isolation, cfg.Egress, cfg.LogLevel = o.isolation, o.egress, o.logLevel
 	cfg.DataDir = scratch
+	cfg.tier, cfg.passedOver = o.tier, o.passedOver
 	cfg.DiskReserve = 0
 	if err := cfg.check(); err != nil {
 		return err

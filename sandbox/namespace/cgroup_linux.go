@@ -36,6 +36,13 @@ type hierarchy struct {
 	v2      string            // mount point, "" when there is none
 	unified bool              // the controllers are on v2
 	v1      map[string]string // controller to mount point; empty when unified
+
+	// at is the group below which ours is made, by mount point: the root of the
+	// hierarchy when nothing else is said, or the one this process was given.
+	at    map[string]string
+	own   string // this process's group on v2, when it is below at
+	why   error  // rootless: why something could not be had
+	moved bool   // the daemon stands in a leaf of our directory
 }
 
 // controllers that limit or count; without them the driver still isolates.
@@ -110,6 +117,58 @@ func (h *hierarchy) v1dirs(names ...string) []string {
 	return dirs
 }
 
+// findOwn finds the groups this process was given: on any hierarchy the one it is
+// in when whoever started it says so (systemd's Delegate=yes leaves a mark), or,
+// without privileges, in any case.
+func (h *hierarchy) findOwn(procCgroup string, always bool) {
+	h.at = map[string]string{}
+	for line := range strings.Lines(procCgroup) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 || strings.HasPrefix(f[2], "/..") {
+			continue
+		}
+		mounts := []string{h.v2}
+		if f[1] != "" {
+			mounts = h.v1dirs(strings.Split(f[1], ",")...)
+		}
+		for _, m := range mounts {
+			if m == "" {
+				continue
+			}
+			dir := filepath.Join(m, f[2])
+			// A daemon that was here before left its leaf to us.
+			if parent := filepath.Dir(dir); filepath.Base(dir) == leafName && strings.HasPrefix(filepath.Base(parent), "lambdad-") {
+				dir = filepath.Dir(parent)
+			}
+			if always || delegated(dir) {
+				h.at[m] = dir
+			}
+		}
+	}
+}
+
+// leafName is the group the daemon itself moves to.
+const leafName = "daemon"
+
+// delegated says whether systemd handed this group to who runs in it.
+func delegated(dir string) bool {
+	for _, name := range []string{"trusted.delegate", "user.delegate"} {
+		var b [8]byte
+		if n, err := unix.Getxattr(dir, name, b[:]); err == nil && string(b[:n]) == "1" {
+			return true
+		}
+	}
+	return false
+}
+
+// where is the directory ours is made in.
+func (h *hierarchy) where(mount string) string {
+	if dir := h.at[mount]; dir != "" {
+		return dir
+	}
+	return mount
+}
+
 // roots are our directories in every hierarchy in use.
 func (h *hierarchy) roots() []string {
 	var dirs []string
@@ -122,9 +181,78 @@ func (h *hierarchy) roots() []string {
 	}
 	dirs = append(dirs, h.v1dirs(names...)...)
 	for i := range dirs {
-		dirs[i] = filepath.Join(dirs[i], h.base)
+		dirs[i] = filepath.Join(h.where(dirs[i]), h.base)
 	}
 	return dirs
+}
+
+// prepareSome makes what it can of our directories and forgets the hierarchies in
+// which it cannot.
+func (h *hierarchy) prepareSome() {
+	var errs []error
+	usable := func(mount string) bool {
+		if h.at[mount] == "" {
+			errs = append(errs, fmt.Errorf("no control group below %s was delegated", mount))
+			return false
+		}
+		dir := filepath.Join(h.where(mount), h.base)
+		err := os.Mkdir(dir, 0o755)
+		if err == nil || errors.Is(err, fs.ErrExist) {
+			// The right to make a group is not the right to fill it.
+			if err = writeFile(h.where(mount)+"/cgroup.procs", ""); errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+				_ = unix.Rmdir(dir)
+				err = fmt.Errorf("fill control group %s: %w", h.where(mount), err)
+			} else {
+				err = nil
+			}
+		} else {
+			err = fmt.Errorf("make control group: %w", err)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+		return err == nil
+	}
+	for c, mount := range h.v1 {
+		if !usable(mount) {
+			delete(h.v1, c)
+		}
+	}
+	if h.v2 != "" && !usable(h.v2) {
+		h.v2, h.unified = "", false
+	}
+	if h.unified {
+		if err := h.prepare(); err != nil {
+			errs = append(errs, err)
+			_ = unix.Rmdir(filepath.Join(h.where(h.v2), h.base, leafName))
+			_ = unix.Rmdir(filepath.Join(h.where(h.v2), h.base))
+			h.v2, h.unified = "", false
+		}
+	}
+	if len(errs) > 0 {
+		slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+		h.why = errs[0]
+	} else if h.v2 == "" && len(h.v1) == 0 {
+		h.why = errors.New("no control group hierarchy is mounted")
+	}
+}
+
+// close removes our directories, from which the daemon moves out if it has moved
+// in.
+func (h *hierarchy) close() {
+	for _, dir := range h.roots() {
+		if unix.Rmdir(dir) == nil || !h.moved {
+			continue
+		}
+		leaf, above := filepath.Join(dir, leafName), filepath.Dir(dir)
+		for _, d := range []string{dir, above} {
+			_ = writeFile(d+"/cgroup.subtree_control", "-memory -pids -cpu")
+		}
+		if writeFile(above+"/cgroup.procs", "0") == nil {
+			_ = unix.Rmdir(leaf)
+			_ = unix.Rmdir(dir)
+		}
+	}
 }
 
 // prepare makes our directories.
@@ -137,23 +265,25 @@ func (h *hierarchy) prepare() error {
 	if !h.unified {
 		return nil
 	}
-	if err := enable(h.v2); err != nil {
+	above := h.where(h.v2)
+	if err := enable(above); err != nil {
 		// A group with processes cannot hand controllers down: leave it first.
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
-		leaf := filepath.Join(h.v2, h.base, "daemon")
+		leaf := filepath.Join(above, h.base, leafName)
 		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make control group %s: %w", leaf, err)
 		}
-		if err := os.WriteFile(leaf+"/cgroup.procs", []byte("0"), 0); err != nil {
+		if err := writeFile(leaf+"/cgroup.procs", "0"); err != nil {
 			return fmt.Errorf("move the daemon to %s: %w", leaf, err)
 		}
-		if err := enable(h.v2); err != nil {
+		h.moved = true
+		if err := enable(above); err != nil {
 			return fmt.Errorf("%w: other processes stand in this group; give lambdad one of its own (systemd: Delegate=yes)", err)
 		}
 	}
-	return enable(filepath.Join(h.v2, h.base))
+	return enable(filepath.Join(above, h.base))
 }
 
 // enable hands the controllers of a v2 group down to its children.
@@ -252,7 +382,7 @@ type memoryFiles struct{ peak, usage, stat, events controlFile }
 
 // path is a directory of this sandbox in a hierarchy.
 func (g *group) path(mount string, rest ...string) string {
-	return filepath.Join(append([]string{mount, g.h.base, g.name}, rest...)...)
+	return filepath.Join(append([]string{g.h.where(mount), g.h.base, g.name}, rest...)...)
 }
 
 func (g *group) mkdir(dir string) error {
@@ -537,6 +667,7 @@ type party struct {
 
 	files []*controlFile
 	procs []*controlFile
+	pids  []string // on the host, as last seen; the meter's
 }
 
 // newParty makes a group for a party.

@@ -34,11 +34,14 @@ type Config struct {
 	// Egress is what sandboxes may reach outside; "": nothing. Where the host
 	// cannot filter it, they reach nothing, and Promises says so.
 	Egress sandbox.Egress
+	// Rootless says that this process was re-executed by Reexec.
+	Rootless bool
 	// Logger receives what happens in the background; nil: nothing is logged.
 	Logger *slog.Logger
 
-	v1only bool       // tests: do as if there were no v2 hierarchy
-	names  *resolving // tests: not those of the host
+	noGroups bool       // a trial: the group of who asked is not to be touched
+	v1only   bool       // tests: do as if there were no v2 hierarchy
+	names    *resolving // tests: not those of the host
 }
 
 // A Driver makes sandboxes of the root tier. All of it is made by New and
@@ -57,6 +60,7 @@ type Driver struct {
 	filter    []byte     // seccomp
 	null      *os.File
 	promises  []sandbox.Promise
+	limits    map[int]uint64 // the hard limits that nobody inside can exceed anyway
 	resolving resolving
 	egress    *egress // nil: there is no way out
 
@@ -73,10 +77,7 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	if !regexp.MustCompile(`^[a-z0-9]{1,24}$`).MatchString(cfg.ID) {
 		return nil, fmt.Errorf("namespace driver: id %q: want 1 to 24 of a-z and 0-9", cfg.ID)
 	}
-	if os.Geteuid() != 0 {
-		return nil, errors.New("namespace driver: needs root (uid is " + strconv.Itoa(os.Geteuid()) + "): start lambdad as root")
-	}
-	d := &Driver{cfg: cfg, log: cfg.Logger, refill: make(chan struct{}, 1)}
+	d := &Driver{cfg: cfg, log: cfg.Logger, refill: make(chan struct{}, 1), limits: hardLimits()}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -86,23 +87,20 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	uidMap, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
+	nonce := strconv.FormatInt(time.Now().UnixNano(), 36)
+	if cfg.Rootless {
+		d.ids = singleIDs(nonce, os.Getuid(), os.Getgid())
+	} else {
+		uidMap, err := os.ReadFile("/proc/self/uid_map")
+		if err != nil {
+			return nil, err
+		}
+		if d.ids, err = newIDs(cfg.ID, nonce, string(uidMap)); err != nil {
+			return nil, err
+		}
+	}
+	if d.cgroups, err = d.findGroups(); err != nil {
 		return nil, err
-	}
-	if d.ids, err = newIDs(cfg.ID, strconv.FormatInt(time.Now().UnixNano(), 36), string(uidMap)); err != nil {
-		return nil, err
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	d.cgroups = findHierarchy(string(mounts), "lambdad-"+cfg.ID)
-	if cfg.v1only {
-		d.cgroups.v2 = ""
-	}
-	if err = d.cgroups.prepare(); err != nil {
-		return nil, fmt.Errorf("%w: control groups must be writable (in a container: run it privileged, with a cgroup namespace of its own)", err)
 	}
 	m, err := machine()
 	if err != nil {
@@ -114,27 +112,29 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	if d.null, err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
-	if d.traveller, err = newTraveller(); err != nil {
+	if d.traveller, err = newTraveller(cfg.Rootless); err != nil {
 		return nil, err
 	}
 	d.resolving = hostResolvers()
 	if cfg.names != nil {
 		d.resolving = *cfg.names
 	}
-	if d.template, err = newTemplate(d.resolving.conf()); err != nil {
+	if d.template, err = newTemplate(d.resolving.conf(), cfg.Rootless); err != nil {
 		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN and Linux 5.12 or later (in a container: run it privileged)", err)
 	}
 	if d.meminfo, err = newMeminfos(); err != nil {
 		return nil, err
 	}
-	if d.spawner, err = newSpawner(d.template); err != nil {
+	if d.spawner, err = newSpawner(d.template, d.traveller.home); err != nil {
 		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN (in a container: run it privileged)", err)
 	}
 	size := cfg.Pool
 	if size == 0 {
 		size = 2
 	}
-	if d.tmp, d.tmpErr = newTmpImages(ctx, cfg.Dir, cfg.DiskReserve, d.ids.root, size, d.log); d.tmpErr != nil {
+	if cfg.Rootless {
+		d.tmpErr = &tmpError{errMissing("loop devices and disk file systems are root's"), "run lambdad as root"}
+	} else if d.tmp, d.tmpErr = newTmpImages(ctx, cfg.Dir, cfg.DiskReserve, d.ids.root, size, d.log); d.tmpErr != nil {
 		d.log.Warn("/tmp of functions counts as their memory", "why", d.tmpErr)
 	}
 	s, err := d.newShell(ctx, 1)
@@ -159,6 +159,82 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 		d.work.Go(func() { d.keepFilled(pctx) })
 	}
 	return d, nil
+}
+
+// findGroups finds where control groups may be made, and makes the driver's own.
+// The root tier insists; the rootless one takes what it was delegated.
+func (d *Driver) findGroups() (*hierarchy, error) {
+	base := "lambdad-" + d.cfg.ID
+	if d.cfg.noGroups {
+		return &hierarchy{base: base, v1: map[string]string{}}, nil
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	h := findHierarchy(string(mounts), base)
+	if d.cfg.v1only {
+		h.v2 = ""
+	}
+	h.findOwn(string(own), d.cfg.Rootless)
+	if d.cfg.Rootless {
+		h.prepareSome()
+		return h, nil
+	}
+	if err := h.prepare(); err != nil {
+		return nil, fmt.Errorf("%w: control groups must be writable (in a container: docker run --privileged --cgroupns=private)", err)
+	}
+	return h, nil
+}
+
+// Probe says whether the root tier can work here, by a mount and a control group:
+// what New tries at length.
+func Probe() error {
+	fd, err := newMount("tmpfs", 0, "size=4096")
+	if err != nil {
+		return fmt.Errorf("a trial mount: %w", err)
+	}
+	unix.Close(fd)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return err
+	}
+	h := findHierarchy(string(mounts), "lambdad-probe"+strconv.Itoa(os.Getpid()))
+	h.findOwn(string(own), false)
+	if len(h.roots()) == 0 {
+		return errMissing("a trial control group: no hierarchy is mounted")
+	}
+	for _, dir := range h.roots() {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("a trial control group: %w", err)
+		}
+		if err := os.Remove(dir); err != nil {
+			return fmt.Errorf("a trial control group: %w", err)
+		}
+	}
+	return nil
+}
+
+// hardLimits are those of this process for what is limited inside: without
+// privileges over the host nobody can exceed them.
+func hardLimits() map[int]uint64 {
+	m := map[int]uint64{}
+	for _, what := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_MEMLOCK, rlimitSigpending, unix.RLIMIT_NPROC} {
+		var l unix.Rlimit
+		m[what] = unix.RLIM_INFINITY
+		if err := unix.Getrlimit(what, &l); err == nil {
+			m[what] = l.Max
+		}
+	}
+	return m
 }
 
 // cure says what helps against a failure of the trial.
@@ -226,8 +302,13 @@ func (d *Driver) wantMore() {
 	}
 }
 
-// Tier is "root".
-func (d *Driver) Tier() string { return "root" }
+// Tier is "root" or "rootless".
+func (d *Driver) Tier() string {
+	if d.cfg.Rootless {
+		return "rootless"
+	}
+	return "root"
+}
 
 // Promises says what holds here.
 func (d *Driver) Promises() []sandbox.Promise { return d.promises }
@@ -249,7 +330,10 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		err = errors.Join(err, s.destroy(context.WithoutCancel(ctx)))
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
-	return b, nil
+	if s.group.freeze.fd < 0 {
+		return b, nil
+	}
+	return freezable{b}, nil
 }
 
 // Close ends the pool, the spawner and the thread in network namespaces.
@@ -282,10 +366,7 @@ func (d *Driver) Close() error {
 		d.null.Close()
 	}
 	if d.cgroups != nil {
-		for _, dir := range d.cgroups.roots() {
-			// Left when the daemon stands in a leaf of it.
-			_ = unix.Rmdir(dir)
-		}
+		d.cgroups.close()
 	}
 	return errors.Join(errs...)
 }

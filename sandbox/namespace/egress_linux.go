@@ -846,6 +846,11 @@ func (d *Driver) promiseEgress(ctx context.Context) *sandbox.Promise {
 		return nil
 	}
 	p := &sandbox.Promise{Name: "outbound network", Kept: true}
+	if d.cfg.Rootless {
+		p.Kept, p.Why = false, "a user's namespaces are not connected to the host's network; the lambdad endpoint is reached all the same"
+		p.Cure = "run lambdad as root"
+		return p
+	}
 	e, err := openEgress(d.cfg.ID, mode, d.resolving, d.log)
 	if err == nil {
 		if err = e.try(ctx, d.traveller, d.cfg.ID); err != nil {

@@ -80,7 +80,7 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	tr, err := newTraveller()
+	tr, err := newTraveller(false)
 	must(err)
 	t.Cleanup(tr.close)
 	must(loopbackUp())

@@ -22,6 +22,11 @@ const (
 )
 
 type ids struct {
+	// single: only the daemon's own ids are mapped here. All sandboxes have them, and
+	// inside there is no root.
+	single bool
+	group  int // the daemon's own, when single
+
 	root  int // what uid 0 inside is on the host: only inits have it
 	first int
 	count int
@@ -62,6 +67,19 @@ func newIDs(hostID, nonce, uidMap string) (*ids, error) {
 		return nil, fmt.Errorf("only %d user ids are mapped here (/proc/self/uid_map): sandboxes need one each", best)
 	}
 	return &ids{root: high - n, first: high - n + 1, count: n - 1, nonce: nonce, used: map[int]int{}}, nil
+}
+
+// singleIDs are those of the rootless tier.
+func singleIDs(nonce string, uid, gid int) *ids {
+	return &ids{single: true, group: gid, root: uid, first: uid, count: 1, nonce: nonce, used: map[int]int{}}
+}
+
+// maps are the contents of uid_map and gid_map for a sandbox that runs as user.
+func (i *ids) maps(user int) (uids, gids string) {
+	if i.single {
+		return fmt.Sprintf("%d %d 1\n", userInside, user), fmt.Sprintf("%d %d 1\n", groupInside, i.group)
+	}
+	return fmt.Sprintf("0 %d 1\n%d %d 1\n", i.root, userInside, user), fmt.Sprintf("0 %d 1\n%d %d 1\n", i.root, groupInside, user)
 }
 
 // take returns an unused uid, the one unused for longest, and a name that no

@@ -23,9 +23,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	ServeTrial()
+	if os.Getenv("TEST_ROOTLESS") != "" {
+		if _, ok := Rootless(); !ok {
+			fmt.Fprintln(os.Stderr, Reexec("a test"))
+			os.Exit(1)
+		}
+	}
 	if probe := os.Getenv(sandboxtest.DaemonVariable); probe != "" {
 		d, err := New(context.Background(), Config{ID: os.Getenv("DAEMON_ID"), Dir: os.Getenv("DAEMON_DIR"), v1only: os.Getenv("DAEMON_V1") != "",
-			Egress: sandbox.Egress(os.Getenv("DAEMON_EGRESS"))})
+			Egress: sandbox.Egress(os.Getenv("DAEMON_EGRESS")), Rootless: os.Getenv("TEST_ROOTLESS") != ""})
 		if err == nil && os.Getenv("DAEMON_CHURN") != "" {
 			err = churn(d)
 		} else if err == nil {

@@ -26,24 +26,32 @@ import (
 type traveller struct {
 	work chan func()
 	done chan struct{}
-	home int
+	home int // the host's network namespace; in the rootless tier an empty one
 
 	closing sync.Once
 }
 
-func newTraveller() (*traveller, error) {
+// newTraveller starts the thread. Without rights over the host's network namespace
+// there is no way back into it, so the thread's home is then one of its own.
+func newTraveller(ownHome bool) (*traveller, error) {
 	t := &traveller{work: make(chan func()), done: make(chan struct{})}
 	started := make(chan error, 1)
-	go t.loop(started)
+	go t.loop(ownHome, started)
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *traveller) loop(started chan<- error) {
+func (t *traveller) loop(ownHome bool, started chan<- error) {
 	defer close(t.done)
 	runtime.LockOSThread()
+	if ownHome {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			started <- fmt.Errorf("unshare network namespace: %w", err)
+			return
+		}
+	}
 	var err error
 	t.home, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	started <- err

@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lambdad/lambdad/sandbox"
 )
@@ -25,10 +28,24 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 	for _, name := range []string{"private file system", "private network", "unprivileged user", "allowed system calls only", "private /tmp", "every process ends"} {
 		add(name, nil, "")
 	}
-	const cure = "mount the cgroup controllers and make them writable (cgroup v2, or v1 with memory, pids, cpu, cpuacct)"
+	var single error
+	if d.ids.single {
+		single = errMissing("one user id is all this user has: what the kernel counts by user, all sandboxes have together, and inside, code and layers belong to the user who runs it")
+	}
+	add("a user id of its own", single, "run lambdad as root")
+	cure := "mount the cgroup controllers and make them writable (cgroup v2, or v1 with memory, pids, cpu, cpuacct)"
+	if d.cfg.Rootless {
+		cure = "start lambdad in a control group of its own: systemd-run --user --scope -p Delegate=yes lambdad serve, or the user unit packaging/systemd/user/lambdad.service; memory, pids and cpu must be delegated to users (systemctl edit user@.service: [Service] Delegate=cpu memory pids)"
+	}
 	missing := func(c string) error {
 		if d.cgroups.unified || d.cgroups.v1[c] != "" {
 			return nil
+		}
+		if c == "pids" && d.ids.single && os.Getuid() != 0 && since(5, 14) {
+			return nil // the limit by user stands in (box.maxProcesses)
+		}
+		if d.cgroups.why != nil {
+			return d.cgroups.why
 		}
 		return errMissing("no " + c + " controller: " + d.cgroups.kind())
 	}
@@ -51,7 +68,10 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 		}
 		return s.group.setCPU(0)
 	})
-	freeze := s.group.setFrozen(ctx, true)
+	freeze := d.cgroups.why
+	if freeze == nil || s.group.freeze.fd >= 0 {
+		freeze = s.group.setFrozen(ctx, true)
+	}
 	if freeze == nil {
 		freeze = s.group.setFrozen(ctx, false)
 	}
@@ -76,6 +96,19 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 	add("/tmp outside the memory limit", tmp, tmpCure)
 	d.log.Debug("sandboxes", "groups", d.cgroups.kind(), "first uid", strconv.Itoa(d.ids.first))
 	return list
+}
+
+// since says whether the kernel is of this version or later.
+func since(major, minor int) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var a, b int
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); n != 2 {
+		return false
+	}
+	return a > major || a == major && b >= minor
 }
 
 // errMissing is an error known by its text.

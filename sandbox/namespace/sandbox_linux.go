@@ -154,8 +154,11 @@ func (b *box) SetCPU(cores float64) error {
 	return b.shell.group.setCPU(cores)
 }
 
+// freezable is a box on a host that can freeze.
+type freezable struct{ *box }
+
 // Freeze stops all processes.
-func (b *box) Freeze(ctx context.Context) error {
+func (b freezable) Freeze(ctx context.Context) error {
 	if err := b.Enter(); err != nil {
 		return err
 	}
@@ -185,7 +188,7 @@ func (b *box) letGo(ctx context.Context) error {
 }
 
 // Thaw lets them go on.
-func (b *box) Thaw(ctx context.Context) error {
+func (b freezable) Thaw(ctx context.Context) error {
 	if err := b.Enter(); err != nil {
 		return err
 	}
@@ -344,15 +347,32 @@ func (b *box) execProgram(cmd sandbox.Command, out *outputs) *program {
 	for _, l := range []struct {
 		what  int
 		value uint64
-	}{{unix.RLIMIT_NOFILE, uint64(b.spec.MaxFiles)}, {unix.RLIMIT_MEMLOCK, 64 << 10}, {rlimitSigpending, maxQueuedSignals}} {
-		lim := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.value), l.value)
+	}{{unix.RLIMIT_NOFILE, uint64(b.spec.MaxFiles)}, {unix.RLIMIT_MEMLOCK, 64 << 10}, {rlimitSigpending, maxQueuedSignals},
+		{unix.RLIMIT_NPROC, b.maxProcesses()}} {
+		v := min(l.value, b.shell.d.limits[l.what])
+		lim := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, v), v)
 		p.call("set limit", unix.SYS_PRLIMIT64, 0, l.what, p.bytes(lim), 0)
 	}
 	p.call("setresgid", unix.SYS_SETRESGID, groupInside, groupInside, groupInside)
 	p.call("setresuid", unix.SYS_SETRESUID, userInside, userInside, userInside)
+	if b.shell.d.ids.single { // no change of ids took the capabilities of the init away
+		head := binary.LittleEndian.AppendUint64(nil, unix.LINUX_CAPABILITY_VERSION_3)
+		p.call("drop capabilities", unix.SYS_CAPSET, p.bytes(head), p.bytes(make([]byte, 24)))
+	}
 	p.call(stepExec, unix.SYS_CHDIR, p.str(dir))
 	p.call(stepExec, unix.SYS_EXECVE, p.str(cmd.Path), p.strings(argv), p.strings(cmd.Env))
 	return p
+}
+
+// maxProcesses is the limit by user, which stands in where no group counts: the
+// kernel counts a user within his user namespace, and every sandbox has its own.
+func (b *box) maxProcesses() uint64 {
+	if b.shell.group.pids.fd >= 0 {
+		return unix.RLIM_INFINITY
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return uint64(b.spec.MaxProcesses + 1 + len(b.shell.ready))
 }
 
 // Reset ends every process but the init.
@@ -433,7 +453,7 @@ func (p *process) PID() int {
 			return
 		}
 		defer p.box.Leave()
-		p.pid = p.party.hostPID(p.inside)
+		p.pid = p.box.shell.hostPID(p.party, p.inside)
 	})
 	return p.pid
 }

@@ -30,13 +30,15 @@ type shell struct {
 	plug  *plug // nil: there is no way out
 	group *group
 
-	pid   int // of the init, on the host
+	pid   int    // of the init, on the host; 0 when it was reaped
+	init  string // the same for ever, to look into proc
 	pidfd *os.File
 	link  *link
 	ready []*waiting // children made ahead
 
 	mu       sync.Mutex
 	children map[int]*child // by pid inside
+	owners   map[int]*party // of living children, by pid inside
 	parties  int
 }
 
@@ -61,7 +63,7 @@ const pooledChildren = 3
 
 // newShell makes a shell with this many waiting children.
 func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err error) {
-	s := &shell{d: d, netns: -1, children: map[int]*child{}}
+	s := &shell{d: d, netns: -1, children: map[int]*child{}, owners: map[int]*party{}}
 	s.user, s.name = d.ids.take()
 	defer func() {
 		if err != nil {
@@ -89,14 +91,15 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 		conn.Close()
 		return nil, fmt.Errorf("clone the init of a sandbox: %w", err)
 	}
+	s.init = strconv.Itoa(s.pid)
 	s.link = newLink(conn, s.ended)
 	pidfd, err := unix.PidfdOpen(s.pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open: %w", err)
 	}
 	s.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
-	for file, inside := range map[string]int{"uid_map": userInside, "gid_map": groupInside} {
-		m := fmt.Sprintf("0 %d 1\n%d %d 1\n", d.ids.root, inside, s.user)
+	uids, gids := d.ids.maps(s.user)
+	for file, m := range map[string]string{"uid_map": uids, "gid_map": gids} {
 		if err := writeFile("/proc/"+strconv.Itoa(s.pid)+"/"+file, m); err != nil {
 			return nil, fmt.Errorf("write %q to the %s of the init: %w", m, file, err)
 		}
@@ -136,9 +139,11 @@ func (s *shell) furnish() error {
 	defer closeAll(p.joinGroups(s.group.joins))
 	none := p.str("")
 	p.call("unshare cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
-	p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
-	p.call("setresgid", unix.SYS_SETRESGID, 0, 0, 0)
-	p.call("setresuid", unix.SYS_SETRESUID, 0, 0, 0)
+	if !s.d.ids.single {
+		p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
+		p.call("setresgid", unix.SYS_SETRESGID, 0, 0, 0)
+		p.call("setresuid", unix.SYS_SETRESUID, 0, 0, 0)
+	}
 	// After the ids, which clear it. That the daemon still lives is certain: were
 	// it gone, the socket would have ended.
 	p.call("set parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
@@ -242,6 +247,7 @@ func (s *shell) forkInto(party *party) (*waiting, error) {
 		return nil, fmt.Errorf("make a process in the sandbox: %w", err)
 	}
 	w := &waiting{pid: int(pid), conn: conn, party: party, child: s.child(int(pid))}
+	s.own(w)
 	a, err := receive(conn)
 	if err == nil {
 		_, err = join.result(a)
@@ -266,12 +272,22 @@ func (s *shell) child(pid int) *child {
 	return c
 }
 
+// own notes whose a child is, unless it has ended already.
+func (s *shell) own(w *waiting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.children[w.pid] == w.child {
+		s.owners[w.pid] = w.party
+	}
+}
+
 // ended is called by the link when the init reports an end.
 func (s *shell) ended(pid int, status syscall.WaitStatus) {
 	c := s.child(pid)
 	c.status = status
 	s.mu.Lock()
 	delete(s.children, pid)
+	delete(s.owners, pid)
 	s.mu.Unlock()
 	close(c.done)
 }

@@ -24,15 +24,16 @@ import (
 // (CLONE_PARENT), so the kernel tells us of their end, and ends them with us.
 type spawner struct {
 	link *link
-	home int // the host's network namespace
+	home int // the network namespace it returns to
+	user int // its uid
 
 	mu   sync.Mutex // one clone at a time: the spawner stands in one network namespace
 	stop chan struct{}
 	done chan struct{}
 }
 
-// newSpawner starts the process in its template.
-func newSpawner(t *template) (*spawner, error) {
+// openInit makes a file of the init program, to be executed.
+func openInit() (*os.File, error) {
 	image, err := unix.MemfdCreate("lambdad-init", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create for the init: %w", err)
@@ -43,34 +44,43 @@ func newSpawner(t *template) (*spawner, error) {
 		return nil, fmt.Errorf("write the init: %w", err)
 	}
 	// Executed through a read-only descriptor: a file open for writing is busy.
-	ro, err := unix.Open("/proc/self/fd/"+strconv.Itoa(image), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	ro, err := os.Open("/proc/self/fd/" + strconv.Itoa(image))
 	if err != nil {
 		return nil, fmt.Errorf("open the init: %w", err)
 	}
-	defer unix.Close(ro)
-	exe.Close()
+	return ro, nil
+}
+
+// newSpawner starts the process in its template. Between two sandboxes it stands in
+// the network namespace home.
+func newSpawner(t *template, home int) (*spawner, error) {
+	image, err := openInit()
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/null: %w", err)
 	}
 	defer unix.Close(null)
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	home, err = unix.FcntlInt(uintptr(home), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open the network namespace: %w", err)
+		return nil, fmt.Errorf("keep the network namespace: %w", err)
 	}
 	conn, theirs, err := socketpair()
 	if err != nil {
 		unix.Close(home)
 		return nil, err
 	}
-	s := &spawner{home: home, stop: make(chan struct{}), done: make(chan struct{})}
+	s := &spawner{home: home, user: os.Geteuid(), stop: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		// This thread is the parent of every init: when it ends, they die. It
 		// waits here for as long as the driver lives.
 		runtime.LockOSThread()
 		defer close(s.done)
-		pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(ro), []string{"lambdad-init"}, &syscall.ProcAttr{
+		pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(image.Fd())), []string{"lambdad-init"}, &syscall.ProcAttr{
 			Dir:   "/",
 			Env:   []string{},
 			Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(theirs)},
@@ -125,10 +135,14 @@ func (s *spawner) clone(user, netns, cgroup, socket int) (int, error) {
 		p.relocate(at+80, p.file(cgroup))
 	}
 	p.call("enter network namespace", unix.SYS_SETNS, p.file(netns), unix.CLONE_NEWNET)
-	p.call("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, keepCapabilities, 0, 0, 0)
-	p.call("take on the owner's uid", unix.SYS_SETRESUID, same, user, same)
+	if user != s.user {
+		p.call("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, keepCapabilities, 0, 0, 0)
+		p.call("take on the owner's uid", unix.SYS_SETRESUID, same, user, same)
+	}
 	c := p.try("clone", opClone, at, 88, p.file(socket), 0)
-	p.call("take on the own uid", unix.SYS_SETRESUID, same, 0, same)
+	if user != s.user {
+		p.call("take on the own uid", unix.SYS_SETRESUID, same, s.user, same)
+	}
 	p.call("leave network namespace", unix.SYS_SETNS, p.file(s.home), unix.CLONE_NEWNET)
 	p.call("clone the init into namespaces", opValue, c)
 	s.mu.Lock()

@@ -31,7 +31,7 @@ func (d *Driver) Sweep(ctx context.Context) error {
 	for _, root := range roots {
 		dirs, err := groupsBelow(root, func(name string) bool {
 			// Ours are alive: the pool may be filling already.
-			return !strings.HasPrefix(name, d.ids.nonce+"-") && name != "daemon"
+			return !strings.HasPrefix(name, d.ids.nonce+"-") && name != leafName
 		})
 		if err != nil {
 			errs = append(errs, err)
@@ -59,6 +59,13 @@ func (d *Driver) Sweep(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, d.tmp.sweep())
+	if d.cfg.Rootless { // nothing of the host's network was ever touched
+		d.wantMore()
+		if err := errors.Join(errs...); err != nil {
+			return fmt.Errorf("sweep what an earlier daemon left: %w", err)
+		}
+		return nil
+	}
 	live := func(string) bool { return false }
 	if d.egress != nil {
 		live = d.egress.live // and the table is ours: it took over what the old one said

@@ -29,6 +29,9 @@ type template struct {
 	mounts []placed
 	masked []string // files of proc
 	resolv string   // /etc/resolv.conf
+	// bindProc: the host's proc is bound; one of the host's pid namespace cannot be
+	// mounted without rights over it.
+	bindProc bool
 
 	mu     sync.Mutex
 	points map[string]bool // mount points that exist
@@ -101,8 +104,8 @@ func hostFiles() []string {
 }
 
 // newTemplate builds the template as detached mounts.
-func newTemplate(resolv string) (*template, error) {
-	t := &template{resolv: resolv, points: map[string]bool{}, root: -1, masked: masked()}
+func newTemplate(resolv string, bindProc bool) (*template, error) {
+	t := &template{resolv: resolv, bindProc: bindProc, points: map[string]bool{}, root: -1, masked: masked()}
 	err := t.build()
 	if err != nil {
 		t.close()
@@ -302,7 +305,13 @@ func (t *template) program() (*program, func(), error) {
 		return nil, nil, err
 	}
 	// A mount of proc must be in sight for a user namespace to be allowed one.
-	proc, err := newMount("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	const attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	var proc int
+	if t.bindProc {
+		proc, err = cloneTree(unix.AT_FDCWD, "/proc", attrs)
+	} else {
+		proc, err = newMount("proc", attrs)
+	}
 	if err != nil {
 		unix.Close(root)
 		return nil, nil, err

@@ -4,7 +4,6 @@ package namespace
 
 import (
 	"bytes"
-	"fmt"
 	"math"
 	"os"
 	"strconv"
@@ -53,6 +52,7 @@ type peak struct {
 	base  int64 // the kernel's peak charge at a reset it could not follow
 	own   int64 // anonymous, shared and kernel memory
 	all   int64 // with mapped file pages
+	cpu   time.Duration
 }
 
 // start begins to count.
@@ -110,59 +110,193 @@ func (b *box) Usage() (sandbox.Usage, error) {
 	b.mu.Unlock()
 
 	u := sandbox.Usage{Parties: make(map[string]sandbox.PartyUsage, len(parties))}
-	var mapped, freed int64
+	var whole held
+	orphans := b.shell.family(parties)
 	for _, p := range parties {
-		pu, pm, pf := m.party(g, p)
-		mapped += pm
-		freed += pf
+		pu, h := m.party(g, p)
+		whole.add(h)
 		u.Processes += pu.Processes
 		u.Parties[p.name] = pu
 		if !g.h.unified && p.mem.events.fd >= 0 {
 			u.OOMKills += int(oomKills(p.mem.events))
 		}
 	}
+	whole.measure(orphans)
+	u.Processes += whole.threads
 	if n, err := g.pids.number(); g.pids.fd >= 0 && err == nil {
 		u.Processes = int(max(n-own, 0))
 	}
-	u.CPU = time.Duration(g.cpuTime(g.cpu) - m.cpuBase)
+	if u.CPU = time.Duration(g.cpuTime(g.cpu) - m.cpuBase); g.cpu.fd < 0 {
+		u.CPU = m.total.time(whole.cpu)
+	}
 	if g.h.unified {
 		u.OOMKills = int(oomKills(g.mem.events) - m.oomBase)
 	}
-	u.Memory = m.total.read(g.mem, g.h.unified, mapped, freed)
+	u.Memory = m.total.read(g.mem, g.h.unified, whole)
 	u.PeakMemory = m.total.all
 	return u, nil
 }
 
-// party reads one party's use, the file pages it has mapped, and what its
-// processes have given back since they were largest.
-func (m *meter) party(g *group, p *party) (u sandbox.PartyUsage, mapped, freed int64) {
+// held is what processes say of themselves.
+type held struct {
+	mapped  int64 // file pages of the one that maps most
+	freed   int64 // given back since they were largest
+	own     int64 // anonymous and shared memory
+	cpu     time.Duration
+	threads int // of those measured last
+}
+
+func (h *held) add(x held) {
+	h.mapped += x.mapped
+	h.freed += x.freed
+	h.own += x.own
+	h.cpu += x.cpu
+}
+
+// measure adds processes.
+func (h *held) measure(pids []string) {
+	h.threads = 0
+	var file int64
+	for _, pid := range pids {
+		s, ok := readStatus(pid)
+		if !ok {
+			continue
+		}
+		h.threads += s.threads
+		file = max(file, s.file)
+		h.freed += max(s.peak-s.rss, 0)
+		h.own += max(s.rss-s.file, 0)
+	}
+	h.mapped += file
+}
+
+// time is processor time where no group counts it: what living processes and the
+// children they waited for have used. It never goes back.
+func (p *peak) time(now time.Duration) time.Duration {
+	p.cpu = max(p.cpu, now)
+	return p.cpu
+}
+
+// party reads one party's use and what its processes say.
+func (m *meter) party(g *group, p *party) (u sandbox.PartyUsage, h held) {
 	pk := m.parties[p]
 	if pk == nil {
 		pk = &peak{}
 		m.parties[p] = pk
 	}
-	u.CPU = time.Duration(g.cpuTime(p.cpu))
-	var buf [4096]byte
-	list, _ := p.list.read(buf[:])
-	for line := range bytes.Lines(list) {
-		pid := string(bytes.TrimSpace(line))
-		s, ok := readStatus(pid)
-		if !ok {
-			continue
+	pids := p.pids
+	if p.list.fd >= 0 {
+		var buf [4096]byte
+		list, _ := p.list.read(buf[:])
+		pids = pids[:0]
+		for line := range bytes.Lines(list) {
+			pids = append(pids, string(bytes.TrimSpace(line)))
 		}
-		u.Processes += s.threads
-		mapped = max(mapped, s.file)
-		freed += max(s.peak-s.rss, 0)
+		p.pids = pids
 	}
-	u.Memory = pk.read(p.mem, g.h.unified, mapped, freed)
+	h.measure(pids)
+	u.Processes, h.threads = h.threads, 0
+	if u.CPU = time.Duration(g.cpuTime(p.cpu)); p.cpu.fd < 0 {
+		for _, pid := range pids {
+			h.cpu += processTime(pid)
+		}
+		u.CPU = pk.time(h.cpu)
+	}
+	u.Memory = pk.read(p.mem, g.h.unified, h)
 	u.PeakMemory = pk.all
-	return u, mapped, freed
+	return u, h
+}
+
+// family finds the processes of parties that have no group to be listed in, by
+// descent from the init, and returns those of nobody: what lost its parents.
+func (s *shell) family(parties []*party) (orphans []string) {
+	none := true
+	for _, p := range parties {
+		if p.list.fd < 0 {
+			p.pids, none = p.pids[:0], false
+		}
+	}
+	if none {
+		return nil
+	}
+	s.mu.Lock()
+	owner := map[string]*party{}
+	for pid, p := range s.owners {
+		owner[strconv.Itoa(pid)] = p
+	}
+	s.mu.Unlock()
+	for _, child := range childrenOf(s.init) {
+		list := descendants(child)
+		switch p, known := owner[insidePID(child)]; {
+		case !known:
+			orphans = append(orphans, list...)
+		case p.list.fd < 0 && p.name != "":
+			p.pids = append(p.pids, list...)
+		}
+	}
+	return orphans
+}
+
+// descendants are a process and what descends from it.
+func descendants(pid string) []string {
+	list := []string{pid}
+	for i := 0; i < len(list); i++ {
+		list = append(list, childrenOf(list[i])...)
+	}
+	return list
+}
+
+func childrenOf(pid string) []string {
+	var list []string
+	tasks, _ := os.ReadDir("/proc/" + pid + "/task")
+	for _, t := range tasks {
+		b, _ := os.ReadFile("/proc/" + pid + "/task/" + t.Name() + "/children")
+		list = append(list, strings.Fields(string(b))...)
+	}
+	return list
+}
+
+// insidePID is the pid in the innermost namespace.
+func insidePID(pid string) string {
+	b, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := bytes.Cut(b, []byte("\nNSpid:"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	f := bytes.Fields(line)
+	if len(f) == 0 {
+		return ""
+	}
+	return string(f[len(f)-1])
+}
+
+// processTime is the processor time of a process and of the children it waited for.
+func processTime(pid string) time.Duration {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(b, []byte(") "))
+	f := bytes.Fields(rest)
+	if len(f) < 15 {
+		return 0
+	}
+	var ticks int64
+	for _, x := range f[11:15] { // utime, stime, cutime, cstime
+		n, _ := strconv.ParseInt(string(x), 10, 64)
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / 100 // USER_HZ
 }
 
 // read updates the peak and returns what is held now without file cache.
-func (p *peak) read(m memoryFiles, unified bool, mapped, freed int64) int64 {
-	if m.usage.fd < 0 {
-		return 0
+func (p *peak) read(m memoryFiles, unified bool, h held) int64 {
+	mapped, freed := h.mapped, h.freed
+	if m.usage.fd < 0 { // no group counts: what is gone before it is asked for is missed
+		p.own = max(p.own, h.own+freed)
+		p.all = max(p.all, p.own+mapped)
+		return h.own
 	}
 	raw := int64(math.MaxInt64) // unknown: before Linux 5.19 on v2
 	if m.peak.fd >= 0 {
@@ -281,18 +415,17 @@ func readStatus(pid string) (status, bool) {
 }
 
 // hostPID finds the pid on the host of one inside.
-func (p *party) hostPID(inside int) int {
-	var buf [4096]byte
-	list, _ := p.list.read(buf[:])
-	for _, pid := range strings.Fields(string(list)) {
-		b, err := os.ReadFile("/proc/" + pid + "/status")
-		if err != nil {
-			continue
-		}
-		_, rest, _ := bytes.Cut(b, []byte("\nNSpid:"))
-		line, _, _ := bytes.Cut(rest, []byte("\n"))
-		f := bytes.Fields(line)
-		if len(f) > 0 && string(f[len(f)-1]) == fmt.Sprint(inside) {
+func (s *shell) hostPID(p *party, inside int) int {
+	var list []string
+	if p.list.fd >= 0 {
+		var buf [4096]byte
+		b, _ := p.list.read(buf[:])
+		list = strings.Fields(string(b))
+	} else {
+		list = childrenOf(s.init)
+	}
+	for _, pid := range list {
+		if insidePID(pid) == strconv.Itoa(inside) {
 			n, _ := strconv.Atoi(pid)
 			return n
 		}

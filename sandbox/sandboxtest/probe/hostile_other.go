@@ -4,4 +4,4 @@ package main
 
 import "fmt"
 
-func hostile() { fmt.Println("done") }
+func hostile(bool) { fmt.Println("done") }

@@ -197,7 +197,7 @@ func main() {
 		fmt.Println("ready")
 		time.Sleep(time.Hour)
 	case "hostile": // what must not be possible; prints what was
-		hostile()
+		hostile(len(os.Args) > 2 && os.Args[2] == "same-user")
 	default:
 		os.Exit(64)
 	}
