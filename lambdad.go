@@ -134,6 +134,7 @@ type Credentials struct {
 // They are constants, not settings.
 const (
 	MaxRequestPayload  = 6291456   // bytes of a synchronous event
+	MaxEventPayload    = 1048576   // bytes of an asynchronous event
 	MaxResponsePayload = 6291556   // bytes of a buffered answer
 	MaxZip             = 52428800  // bytes of an archive sent inline
 	MaxUnzipped        = 262144000 // bytes of code and layers together

@@ -126,7 +126,7 @@ func newServer(t testing.TB, opts aws.Options) *server {
 	blobs := mem.NewBlobs()
 	s.archives = &gatedArchives{Cache: archive.NewCache(filepath.Join(t.TempDir(), "unpacked"), blobs)}
 	functions := lambda.New(lambda.Config{
-		Registry: s.registry, Frontend: frontend.New(s.registry, s), Blobs: blobs, Archives: s.archives,
+		Registry: s.registry, Frontend: frontend.New(s.registry, s, nil), Blobs: blobs, Archives: s.archives,
 		RuntimeNames:   []string{"provided.al2023", "python3.9", "python3.12"},
 		ResolveRuntime: func(_ context.Context, name string) (string, error) { return name, nil },
 		Architectures:  []string{"x86_64", "arm64"},

@@ -1,7 +1,9 @@
 // Package frontend is where every invocation enters, whoever calls: it does what
 // AWS does between request and answer, not knowing how code is run. It resolves
 // the version, checks size and syntax of the event, fills in what the caller left
-// out and hands the invocation to placement (control-plane.md section 1.6).
+// out and hands the invocation to placement (control-plane.md section 1.6), or, if
+// it is asynchronous, puts it in the queue from which package poller brings it
+// back.
 //
 // The event is never copied or modified; the work here that grows with it is one
 // pass over its bytes, without allocation.
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/queue"
 )
 
 // Versions finds what a name and a qualifier mean. It answers from memory: it is
@@ -36,11 +39,12 @@ type Placer interface {
 type Frontend struct {
 	versions Versions
 	placer   Placer
+	events   queue.Queue
 }
 
-// New makes a front end.
-func New(versions Versions, placer Placer) *Frontend {
-	return &Frontend{versions: versions, placer: placer}
+// New makes a front end. Without a queue of events there is no Event.
+func New(versions Versions, placer Placer, events queue.Queue) *Frontend {
+	return &Frontend{versions: versions, placer: placer, events: events}
 }
 
 // Invoke runs one invocation and returns its answer; a failure of the function is
@@ -48,7 +52,7 @@ func New(versions Versions, placer Placer) *Frontend {
 // and {} for an empty Payload. Errors are *lambdad.Error: those of Versions and
 // the placer, RequestEntityTooLargeException and InvalidRequestContentException.
 func (f *Frontend) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
-	if err := f.admit(ctx, inv); err != nil {
+	if err := f.admit(ctx, inv, lambdad.MaxRequestPayload); err != nil {
 		return nil, err
 	}
 	return f.placer.Invoke(ctx, inv)
@@ -56,12 +60,13 @@ func (f *Frontend) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambda
 
 // DryRun makes the checks of Invoke and runs nothing.
 func (f *Frontend) DryRun(ctx context.Context, inv *lambdad.Invocation) error {
-	return f.admit(ctx, inv)
+	return f.admit(ctx, inv, lambdad.MaxRequestPayload)
 }
 
 var empty = []byte("{}")
 
-func (f *Frontend) admit(ctx context.Context, inv *lambdad.Invocation) error {
+// admit checks an invocation whose event may have limit bytes, and fills it in.
+func (f *Frontend) admit(ctx context.Context, inv *lambdad.Invocation, limit int) error {
 	target, err := f.versions.Resolve(ctx, inv.Account, inv.Region, inv.Function, inv.Qualifier)
 	if err != nil {
 		return err
@@ -70,9 +75,8 @@ func (f *Frontend) admit(ctx context.Context, inv *lambdad.Invocation) error {
 	if target.Additional != nil && rand.Float64() < target.Weight {
 		v = target.Additional
 	}
-	if len(inv.Payload) > lambdad.MaxRequestPayload {
-		return lambdad.Errorf("RequestEntityTooLargeException",
-			"Request must be smaller than %d bytes for the InvokeFunction operation", lambdad.MaxRequestPayload)
+	if len(inv.Payload) > limit {
+		return tooLarge(len(inv.Payload), limit)
 	}
 	if len(inv.Payload) == 0 {
 		inv.Payload = empty
@@ -90,6 +94,15 @@ func (f *Frontend) admit(ctx context.Context, inv *lambdad.Invocation) error {
 		inv.ContentType = "application/json"
 	}
 	return nil
+}
+
+func tooLarge(size, limit int) error {
+	if limit == lambdad.MaxEventPayload {
+		return lambdad.Errorf("RequestEntityTooLargeException",
+			"%d byte payload is too large for the Event invocation type (limit %d bytes)", size, limit)
+	}
+	return lambdad.Errorf("RequestEntityTooLargeException",
+		"Request must be smaller than %d bytes for the InvokeFunction operation", limit)
 }
 
 // newTraceID makes the trace header of a request that came without one. Clients

@@ -13,6 +13,7 @@ import (
 	"github.com/lambdad/lambdad/blob"
 	"github.com/lambdad/lambdad/frontend"
 	"github.com/lambdad/lambdad/placement"
+	"github.com/lambdad/lambdad/queue"
 	"github.com/lambdad/lambdad/runtimes"
 	"github.com/lambdad/lambdad/sandbox"
 	"github.com/lambdad/lambdad/worker"
@@ -37,6 +38,8 @@ type nodeConfig struct {
 	Endpoint func(environment string) http.Handler
 	// Reserve says why no environment may be made now, such as a full disk.
 	Reserve func() error
+	// Events queues asynchronous invocations; nil: there are none.
+	Events queue.Queue
 	// Lives remembers the phases of environments.
 	Lives *lives
 	// LogCopy also gets every log line.
@@ -94,7 +97,7 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 		Egress:       c.egressOf,
 		Logger:       c.Log,
 	})
-	n.frontend = frontend.New(c.Versions, placement.New(n.worker, concurrencyLimit))
+	n.frontend = frontend.New(c.Versions, placement.New(n.worker, concurrencyLimit), c.Events)
 	// Background work outlives the caller: close ends it.
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop
