@@ -204,8 +204,19 @@ func TestGoSDKInvoke(t *testing.T) {
 	if err != nil || dry.StatusCode != 204 {
 		t.Errorf("dry run: %v %v", dry, err)
 	}
-	_, err = c.Invoke(ctx, &sdklambda.InvokeInput{FunctionName: sdkaws.String("f"), InvocationType: types.InvocationTypeEvent})
-	wantCode(t, err, "NotImplemented", "InvocationType Event")
+	event, err := c.Invoke(ctx, &sdklambda.InvokeInput{FunctionName: sdkaws.String("f"), InvocationType: types.InvocationTypeEvent, Payload: []byte(`{"b":2}`)})
+	if err != nil || event.StatusCode != 202 || event.ExecutedVersion != nil || len(event.Payload) != 0 {
+		t.Errorf("event: %v %v", event, err)
+	}
+	old, err := c.InvokeAsync(ctx, &sdklambda.InvokeAsyncInput{FunctionName: sdkaws.String("f"), InvokeArgs: strings.NewReader(`{"c":3}`)})
+	if err != nil || old.Status != 202 {
+		t.Errorf("event in the old form: %v %v", old, err)
+	}
+	if n, err := s.events.Len(ctx, "000000000000.us-east-1.event.f"); n != 2 || err != nil {
+		t.Errorf("%d events queued, %v", n, err)
+	}
+	_, err = c.Invoke(ctx, &sdklambda.InvokeInput{FunctionName: sdkaws.String("f"), InvocationType: types.InvocationTypeEvent, Payload: []byte(`"` + strings.Repeat("x", 1<<20) + `"`)})
+	wantCode(t, err, "RequestEntityTooLargeException", "1048578 byte payload is too large for the Event invocation type (limit 1048576 bytes)")
 	_, err = c.Invoke(ctx, &sdklambda.InvokeInput{FunctionName: sdkaws.String("f"), InvocationType: "Sometimes"})
 	wantCode(t, err, "ValidationException", "Value 'Sometimes' at 'invocationType' failed to satisfy constraint: Member must satisfy enum value set: [")
 	_, err = c.Invoke(ctx, &sdklambda.InvokeInput{FunctionName: sdkaws.String("f"), Payload: make([]byte, 6291457)})

@@ -34,6 +34,7 @@ const (
 // A server is the whole endpoint on the in-memory engine, in front of a placer
 // that answers what the test says.
 type server struct {
+	events *mem.Queue
 	*httptest.Server
 	keys     *aws.KeyStore
 	mux      *aws.Mux
@@ -114,7 +115,7 @@ func (b *syncBuffer) String() string {
 func newServer(t testing.TB, opts aws.Options) *server {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &server{keys: aws.NewKeyStore(), logs: &syncBuffer{}}
+	s := &server{keys: aws.NewKeyStore(), events: mem.NewQueue(), logs: &syncBuffer{}}
 	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.answers(func(inv *lambdad.Invocation) (*lambdad.Response, error) {
 		return &lambdad.Response{Payload: inv.Payload, ExecutedVersion: inv.Version.Number}, nil
@@ -126,7 +127,7 @@ func newServer(t testing.TB, opts aws.Options) *server {
 	blobs := mem.NewBlobs()
 	s.archives = &gatedArchives{Cache: archive.NewCache(filepath.Join(t.TempDir(), "unpacked"), blobs)}
 	functions := lambda.New(lambda.Config{
-		Registry: s.registry, Frontend: frontend.New(s.registry, s, nil), Blobs: blobs, Archives: s.archives,
+		Registry: s.registry, Frontend: frontend.New(s.registry, s, s.events), Blobs: blobs, Archives: s.archives,
 		RuntimeNames:   []string{"provided.al2023", "python3.9", "python3.12"},
 		ResolveRuntime: func(_ context.Context, name string) (string, error) { return name, nil },
 		Architectures:  []string{"x86_64", "arm64"},
@@ -147,6 +148,7 @@ func newServer(t testing.TB, opts aws.Options) *server {
 		s.Close()
 		cancel()
 		wg.Wait()
+		s.events.Close()
 	})
 	return s
 }

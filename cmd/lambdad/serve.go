@@ -23,6 +23,7 @@ import (
 	"github.com/lambdad/lambdad/blob/files"
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/nats"
+	"github.com/lambdad/lambdad/poller"
 	lambdaservice "github.com/lambdad/lambdad/service/lambda"
 	s3service "github.com/lambdad/lambdad/service/s3"
 	stsservice "github.com/lambdad/lambdad/service/sts"
@@ -118,6 +119,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Credentials: keys.Mint,
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
 		Reserve:     reserve,
+		Events:      engine.Queue(),
 		Lives:       &lives,
 		Log:         log,
 	})
@@ -165,6 +167,11 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 
 	group.Go(func() error { return registry.Run(background) })
 	group.Go(func() error { return lambdaAPI.Run(background) })
+	// No event is begun after a drain has.
+	polling, stopPolling := context.WithCancel(background)
+	defer stopPolling()
+	events := poller.New(poller.Config{Queue: engine.Queue(), Frontend: n.frontend, Concurrency: concurrencyLimit, Logger: log})
+	group.Go(func() error { return events.Run(polling) })
 	group.Go(func() error { return serveControl(background, dir.Path(), n.worker.Environments, &lives) })
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -189,6 +196,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	case <-background.Done(): // a part failed; Wait says which
 	}
 	draining.Store(true)
+	stopPolling()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainLimit.Duration)
 	defer cancel()
 	err = n.drain(drain)

@@ -80,10 +80,11 @@ func (s *Service) invoke(c *call, w http.ResponseWriter) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	case "Event":
-		if err := s.Frontend.DryRun(c.Context(), inv); err != nil {
+		if err := s.Frontend.Event(c.Context(), inv); err != nil {
 			return err
 		}
-		return lambdad.Errorf("NotImplemented", "lambdad does not offer asynchronous invocation (InvocationType Event) yet; invoke with RequestResponse.")
+		w.WriteHeader(http.StatusAccepted)
+		return nil
 	}
 	res, err := s.Frontend.Invoke(c.Context(), inv)
 	if err != nil {

@@ -38,6 +38,7 @@ import (
 type Frontend interface {
 	Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error)
 	DryRun(ctx context.Context, inv *lambdad.Invocation) error
+	Event(ctx context.Context, inv *lambdad.Invocation) error
 }
 
 // Archives are the unpacked packages: *archive.Cache.
@@ -292,6 +293,7 @@ func handlers() map[string]handler {
 		"GetLayerVersion":             operation((*Service).getLayerVersion),
 		"GetLayerVersionByArn":        operation((*Service).getLayerVersionByArn),
 		"Invoke":                      (*Service).invoke,
+		"InvokeAsync":                 (*Service).invokeAsync,
 		"ListAliases":                 operation((*Service).listAliases),
 		"ListFunctions":               operation((*Service).listFunctions),
 		"ListLayerVersions":           operation((*Service).listLayerVersions),
