@@ -53,10 +53,8 @@ var layers = []struct {
 	// The way down for calls.
 	{"worker", []string{".", "sandbox", "telemetry", "environment", "archive", "runtimes"}},
 	{"placement", []string{".", "metrics", "worker"}},
-	{"frontend", []string{".", "metrics", "placement"}},
-	{"placement", []string{".", "worker"}},
-	{"frontend", []string{".", "placement", "queue"}},
-	{"poller", []string{".", "placement", "queue", "frontend"}},
+	{"frontend", []string{".", "metrics", "placement", "queue"}},
+	{"poller", []string{".", "metrics", "placement", "queue", "frontend"}},
 	{"service/lambda", []string{".", "aws", "store", "blob", "telemetry", "archive", "frontend"}},
 	{"service/s3", []string{".", "aws", "store", "blob"}},
 	{"service/sts", []string{".", "aws"}},
