@@ -40,9 +40,8 @@ type hierarchy struct {
 	// at is the group below which ours is made, by mount point: the root of the
 	// hierarchy when nothing else is said, or the one this process was given.
 	at    map[string]string
-	own   string // this process's group on v2, when it is below at
-	why   error  // rootless: why something could not be had
-	moved bool   // the daemon stands in a leaf of our directory
+	why   error // rootless: why something could not be had
+	moved bool  // the daemon stands in a leaf of our directory
 }
 
 // controllers that limit or count; without them the driver still isolates.
@@ -213,13 +212,16 @@ func (h *hierarchy) prepareSome() {
 		}
 		return err == nil
 	}
+	if h.v2 != "" && !usable(h.v2) {
+		h.v2, h.unified = "", false
+	}
 	for c, mount := range h.v1 {
+		if c == "freezer" && h.v2 != "" {
+			continue // v2 freezes
+		}
 		if !usable(mount) {
 			delete(h.v1, c)
 		}
-	}
-	if h.v2 != "" && !usable(h.v2) {
-		h.v2, h.unified = "", false
 	}
 	if h.unified {
 		if err := h.prepare(); err != nil {

@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) {
 	ServeTrial()
-	if os.Getenv("TEST_ROOTLESS") != "" {
+	if sandboxtest.IsUnprivileged() {
 		if _, ok := Rootless(); !ok {
 			fmt.Fprintln(os.Stderr, Reexec("a test"))
 			os.Exit(1)
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	}
 	if probe := os.Getenv(sandboxtest.DaemonVariable); probe != "" {
 		d, err := New(context.Background(), Config{ID: os.Getenv("DAEMON_ID"), Dir: os.Getenv("DAEMON_DIR"), v1only: os.Getenv("DAEMON_V1") != "",
-			Egress: sandbox.Egress(os.Getenv("DAEMON_EGRESS")), Rootless: os.Getenv("TEST_ROOTLESS") != ""})
+			Egress: sandbox.Egress(os.Getenv("DAEMON_EGRESS")), Rootless: sandboxtest.IsUnprivileged()})
 		if err == nil && os.Getenv("DAEMON_CHURN") != "" {
 			err = churn(d)
 		} else if err == nil {

@@ -3,17 +3,9 @@
 package namespace
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
-	"strconv"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,111 +13,7 @@ import (
 	"github.com/lambdad/lambdad/sandbox/sandboxtest"
 )
 
-// nobody is a user without rights.
-const nobody = 65534
-
-// asNobody runs a test of this binary again as a user without rights, in the
-// rootless tier, with groups delegated to him or without.
-func asNobody(t *testing.T, test string, groups bool) {
-	t.Helper()
-	sandboxtest.RequireRoot(t)
-	dir, err := os.MkdirTemp("/var/tmp", "lambdad-rootless-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	tmp := filepath.Join(dir, "tmp")
-	if err := os.Mkdir(tmp, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(tmp, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	exe := filepath.Join(dir, "test")
-	copyProgram(t, "/proc/self/exe", exe)
-	copyProgram(t, filepath.Join(sandboxtest.BuildProbe(t), "probe"), filepath.Join(dir, "probe/probe"))
-
-	// The shell waits until it stands in its groups.
-	cmd := exec.Command("/bin/sh", "-c", `read x && exec "$0" "$@"`, exe, "-test.v", "-test.timeout=5m", "-test.run=^"+test+"$")
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "TMPDIR=" + tmp, "TEST_ROOTLESS=1", "TEST_GROUPS=" + strconv.FormatBool(groups),
-		sandboxtest.ProbeVariable + "=" + filepath.Join(dir, "probe")}
-	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if groups {
-		delegate(t, cmd.Process.Pid)
-	}
-	if _, err := io.WriteString(in, "go\n"); err != nil {
-		t.Error(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("%v\n%s", err, &out)
-	}
-	if n := len(regexp.MustCompile(`(?m)^ +--- PASS`).FindAll(out.Bytes(), -1)); n == 0 || strings.Contains(out.String(), "--- SKIP") {
-		t.Errorf("%d cases passed, or one was skipped:\n%s", n, &out)
-	} else {
-		t.Logf("%d cases passed", n)
-	}
-}
-
-func copyProgram(t *testing.T, from, to string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, b, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// delegate makes a group for the process in every hierarchy and gives it to nobody.
-func delegate(t *testing.T, pid int) {
-	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := findHierarchy(string(mounts), testID("delegated"))
-	for _, dir := range h.roots() {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := removeGroup(context.Background(), dir); err != nil {
-				t.Errorf("left by the rootless driver: %v", err)
-			}
-		})
-		files, err := filepath.Glob(dir + "/cgroup.*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range append(files, dir) {
-			if err := os.Chown(f, nobody, nobody); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := writeFile(dir+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// rootlessDriver is for the processes that asNobody starts.
+// rootlessDriver is for the processes that sandboxtest.Unprivileged starts.
 func rootlessDriver(t *testing.T) *Driver {
 	t.Helper()
 	d, err := New(context.Background(), Config{ID: testID("r"), Rootless: true, Egress: sandbox.EgressAll})
@@ -146,12 +34,12 @@ func rootlessDriver(t *testing.T) *Driver {
 // TestRootless is the suite in the rootless tier: as a user without rights, with
 // delegated control groups and without.
 func TestRootless(t *testing.T) {
-	if os.Getenv("TEST_ROOTLESS") == "" {
-		t.Run("delegated groups", func(t *testing.T) { asNobody(t, "TestRootless", true) })
-		t.Run("no groups", func(t *testing.T) { asNobody(t, "TestRootless", false) })
+	if !sandboxtest.IsUnprivileged() {
+		t.Run("delegated groups", func(t *testing.T) { sandboxtest.Unprivileged(t, "TestRootless", true) })
+		t.Run("no groups", func(t *testing.T) { sandboxtest.Unprivileged(t, "TestRootless", false) })
 		return
 	}
-	groups := os.Getenv("TEST_GROUPS") == "true"
+	groups := sandboxtest.Delegated()
 	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { return rootlessDriver(t) }, sandboxtest.Options{
 		Isolates: true, SameUser: true, Limits: groups, ProcessLimit: true, Freezes: groups, Parallel: 40,
 		Leaks: func(t *testing.T) string { return fmt.Sprintf("network namespaces %d", networks(t)) },
@@ -179,8 +67,8 @@ func TestRootless(t *testing.T) {
 // TestRootlessKilled: the daemon of the rootless tier is killed, frozen sandboxes
 // and all.
 func TestRootlessKilled(t *testing.T) {
-	if os.Getenv("TEST_ROOTLESS") == "" {
-		asNobody(t, "TestRootlessKilled", true)
+	if !sandboxtest.IsUnprivileged() {
+		sandboxtest.Unprivileged(t, "TestRootlessKilled", true)
 		return
 	}
 	id := testID("k")
