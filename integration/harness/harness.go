@@ -80,6 +80,9 @@ func Program(t testing.TB, name string) string {
 		if built.dir, err = os.MkdirTemp("", "lambdad-integration-"); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.Chmod(built.dir, 0o755); err != nil { // for servers of other users
+			t.Fatal(err)
+		}
 	}
 	out := filepath.Join(built.dir, name)
 	if built.names[name] {
@@ -117,10 +120,40 @@ type Server struct {
 // Start starts a server on a free port and waits until it says ready.
 func Start(t testing.TB, dataDir string, args ...string) *Server {
 	t.Helper()
+	return StartAs(t, nil, dataDir, args...)
+}
+
+// Nobody is a user without rights.
+var Nobody = &syscall.Credential{Uid: 65534, Gid: 65534}
+
+// DirOf makes a directory that belongs to a user and can be reached by him.
+func DirOf(t testing.TB, user *syscall.Credential) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "lambdad-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if user != nil {
+		if err := os.Chown(dir, int(user.Uid), int(user.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// StartAs is Start as another user; nil is this one.
+func StartAs(t testing.TB, user *syscall.Credential, dataDir string, args ...string) *Server {
+	t.Helper()
 	s := &Server{t: t, DataDir: dataDir, exited: make(chan struct{}), log: new(bytes.Buffer)}
 	s.Cmd = exec.Command(Program(t, "lambdad"), append([]string{"serve",
 		"--listen", "127.0.0.1:0", "--data-dir", dataDir, "--disk-reserve", "64"}, args...)...)
 	s.Cmd.Stderr = s.log // read after exit only
+	As(s.Cmd, user, dataDir)
 	stdout, err := s.Cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -164,6 +197,16 @@ func Start(t testing.TB, dataDir string, args ...string) *Server {
 	s.Endpoint, s.ID = info.Endpoint, strings.TrimSpace(string(id))
 	s.Client = s.NewClient()
 	return s
+}
+
+// As makes a command run as another user, whose home is dir; nil changes nothing.
+func As(cmd *exec.Cmd, user *syscall.Credential, dir string) {
+	if user == nil {
+		return
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir}
 }
 
 // NewClient makes an AWS client with the administrator's key that does not retry:
