@@ -8,38 +8,53 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
+	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
-	"strings"
-	"time"
+	"runtime"
+	"slices"
 )
 
-//go:embed python/bootstrap python/bootstrap.py python/lambdad_runtime.py
-var pythonClient embed.FS
+//go:embed bootstrap
+var bootstraps embed.FS
 
-// clientFiles are the files of the client, by name.
-func clientFiles() map[string][]byte {
+// clientFiles are the files of a language's client, by name.
+func clientFiles(l *language) map[string][]byte {
 	files := map[string][]byte{}
-	list, _ := pythonClient.ReadDir("python") // embedded: cannot fail
+	list, _ := l.client.ReadDir(l.name) // embedded: fails only when there are none
 	for _, d := range list {
-		files[d.Name()], _ = pythonClient.ReadFile(path.Join("python", d.Name()))
+		files[d.Name()], _ = l.client.ReadFile(path.Join(l.name, d.Name()))
 	}
+	var script []byte
+	for _, part := range []string{"begin", l.name, "end"} {
+		b, _ := bootstraps.ReadFile("bootstrap/" + part + ".sh")
+		script = append(script, b...)
+	}
+	files["bootstrap"] = script
 	return files
 }
 
-// clientDigest identifies the content of the client.
-func clientDigest() string {
+// clientDigest identifies the content of a client.
+func clientDigest(l *language) string {
 	h := sha256.New()
-	list, _ := pythonClient.ReadDir("python") // sorted by name
-	for _, d := range list {
-		b, _ := pythonClient.ReadFile(path.Join("python", d.Name()))
-		fmt.Fprintf(h, "%s\x00%d\x00", d.Name(), len(b))
-		h.Write(b)
+	files := clientFiles(l)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(h, "%s\x00%d\x00", name, len(files[name]))
+		h.Write(files[name])
+	}
+	if l.name == "java" {
+		for _, j := range jars() {
+			fmt.Fprintf(h, "%s\x00", j.sha256)
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// versionID identifies what runs a function's code.
+func versionID(l *language, i interpreter) string {
+	sum := sha256.Sum256([]byte(l.name + "\x00" + clientDigest(l) + "\x00" + i.Version + "\x00" + runtime.GOARCH))
+	return hex.EncodeToString(sum[:])
 }
 
 const partialPrefix = "partial-"
@@ -47,13 +62,13 @@ const partialPrefix = "partial-"
 // unpackClient makes the directory that holds runtime/, which is /var/runtime for
 // this interpreter, and lang/, which is /var/lang if the interpreter is in /usr.
 // It appears whole, by a rename, and is named by all that goes into it.
-func (s *Set) unpackClient(ctx context.Context, p interpreter) (string, error) {
+func (s *Set) unpackClient(ctx context.Context, l *language, p interpreter) (string, error) {
 	st, err := stampOf(p.Path)
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%d\x00%d", clientDigest(), p.Path, p.Version, st.ModTime, st.Size))
-	final := filepath.Join(s.dir, "python-"+hex.EncodeToString(sum[:12]))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%d\x00%d", clientDigest(l), p.Path, p.Version, st.ModTime, st.Size))
+	final := filepath.Join(s.dir, l.name+"-"+hex.EncodeToString(sum[:12]))
 	if _, err := os.Stat(final); err == nil {
 		return final, nil
 	}
@@ -67,7 +82,7 @@ func (s *Set) unpackClient(ctx context.Context, p interpreter) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := s.writeClient(ctx, partial, p); err != nil {
+	if err := s.writeClient(ctx, partial, l, p); err != nil {
 		return "", errors.Join(err, os.RemoveAll(partial))
 	}
 	if err := os.Rename(partial, final); err != nil {
@@ -80,7 +95,7 @@ func (s *Set) unpackClient(ctx context.Context, p interpreter) (string, error) {
 	return final, nil
 }
 
-func (s *Set) writeClient(ctx context.Context, dir string, p interpreter) error {
+func (s *Set) writeClient(ctx context.Context, dir string, l *language, p interpreter) error {
 	run, bin := filepath.Join(dir, "runtime"), filepath.Join(dir, "lang", "bin")
 	for _, d := range []string{dir, run, filepath.Dir(bin), bin} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -91,8 +106,8 @@ func (s *Set) writeClient(ctx context.Context, dir string, p interpreter) error 
 			return err
 		}
 	}
-	files := clientFiles()
-	files["interpreter"] = []byte(insidePath(p) + "\n" + p.Path + "\n")
+	files := clientFiles(l)
+	files["interpreter"] = []byte(insidePath(p) + "\n" + p.Path + "\n" + p.Flags + "\n")
 	for name, content := range files {
 		mode := fs.FileMode(0o644)
 		if name == "bootstrap" {
@@ -102,13 +117,20 @@ func (s *Set) writeClient(ctx context.Context, dir string, p interpreter) error 
 			return err
 		}
 	}
-	for _, name := range []string{filepath.Base(p.Path), "python3", "python"} {
+	done := map[string]bool{}
+	for _, name := range l.programs(p) {
+		if done[name] {
+			continue
+		}
+		done[name] = true
 		if err := os.Symlink(p.Path, filepath.Join(bin, name)); err != nil {
 			return err
 		}
 	}
-	s.compile(ctx, run, p)
-	return nil
+	if l.prepare == nil {
+		return nil
+	}
+	return l.prepare(ctx, s, run, p)
 }
 
 // writeFile makes a file that is on the disk when it returns: the directory is
@@ -120,30 +142,6 @@ func writeFile(path string, content []byte, mode fs.FileMode) error {
 	}
 	_, err = f.Write(content)
 	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-}
-
-// compileScript compiles the client for the interpreter that runs it. The files
-// never change, so the compiled one is not compared with its source.
-const compileScript = `import py_compile, os
-py_compile.compile("lambdad_runtime.py", dfile="/var/runtime/lambdad_runtime.py", doraise=True,
-    invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-for d, _, names in os.walk("__pycache__"):
-    os.chmod(d, 0o755)
-    for n in names: os.chmod(os.path.join(d, n), 0o644)
-`
-
-// compile saves every cold start the compilation. Without it everything works,
-// later.
-func (s *Set) compile(ctx context.Context, dir string, p interpreter) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, p.Path, "-I", "-S", "-c", compileScript)
-	cmd.Dir = dir
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		s.log.LogAttrs(ctx, slog.LevelWarn, "the Python runtime client could not be compiled; cold starts take longer",
-			slog.String("interpreter", p.Path), slog.Any("error", err), slog.String("output", strings.TrimSpace(string(out))))
-	}
 }
 
 // sweep removes what a dead process left half done, once.

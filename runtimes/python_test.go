@@ -251,4 +251,4 @@ func everyPython(t *testing.T, f func(t *testing.T, r *Runtime)) {
 }
 
 // minorOf is 12 for python3.12.
-func minorOf(r *Runtime) int { n, _ := pythonMinor(r.Name); return n }
+func minorOf(r *Runtime) int { return numbers(r.Name)[1] }

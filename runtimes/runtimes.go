@@ -3,12 +3,13 @@
 // give it (runtimes.md sections 1 and 2, control-plane.md section 7).
 //
 // provided.al2023 and provided.al2 need nothing: the function brings its own
-// bootstrap. python3.N runs on the host's own Python, which is asked for its real
-// prefix, so that version managers' shims and virtual environments work, and
-// whose prefix becomes /var/lang; a runtime client that is part of this package
-// becomes /var/runtime. If the host lacks the very version, another Python 3 takes
-// its place and the log says so once; what AWS's runtimes do differently from
-// version to version follows the identifier all the same.
+// bootstrap. The identifiers of Python, Node.js, Ruby and Java run on the host's own
+// interpreter, which is asked for its real prefix, so that version managers' shims
+// and virtual environments work, and whose prefix becomes /var/lang; a runtime client
+// that is part of this package (for Java, AWS's published one) becomes /var/runtime.
+// If the host lacks the very version, another takes its place and the log says so
+// once; what AWS's runtimes do differently from version to version follows the
+// identifier all the same.
 //
 // Every other identifier is refused with a text that says what can be run.
 package runtimes
@@ -17,7 +18,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -35,7 +35,7 @@ type Runtime struct {
 	// Entrypoints are inside paths; the first that exists is started.
 	Entrypoints []string
 	// Env is for the runtime's process only. The client's own start script adds
-	// PYTHONPATH, unless the customer has set it.
+	// more, unless the customer has set it.
 	Env map[string]string
 	// Version is what INIT_START shows, such as "python:3.11.7 (host)"; empty for
 	// provided.*.
@@ -45,6 +45,8 @@ type Runtime struct {
 	VersionID string
 	// Interpreter is the host's path of the interpreter; empty for provided.*.
 	Interpreter string
+	// Stands says that the interpreter is of another release than the identifier's.
+	Stands bool
 }
 
 // VersionARN is the runtime version's ARN in a region; empty for provided.*.
@@ -55,27 +57,25 @@ func (r *Runtime) VersionARN(region string) string {
 	return "arn:aws:lambda:" + region + "::runtime:" + r.VersionID
 }
 
-// Versions of Python that have an identifier.
-const (
-	firstPython = 8
-	lastPython  = 14
-)
-
 // A Set resolves identifiers on this host.
 type Set struct {
 	dir string
 	log *slog.Logger
 
-	mu      sync.Mutex // guards what follows, and keeps several from probing at once
-	pythons map[int]*pythonRuntime
-	probes  *probes
-	swept   bool
+	maven string // repository of what is fetched, ending in a slash
+
+	fetching sync.Mutex // keeps several from fetching the same; taken alone
+
+	mu       sync.Mutex // guards what follows, and keeps several from probing at once
+	resolved map[string]*resolved
+	probes   *probes
+	swept    bool
 }
 
 // New returns a set that keeps the files it makes below dir. It touches nothing;
 // the first Resolve that needs to does.
 func New(dir string, log *slog.Logger) *Set {
-	return &Set{dir: dir, log: log, pythons: map[int]*pythonRuntime{}}
+	return &Set{dir: dir, log: log, maven: mavenCentral, resolved: map[string]*resolved{}}
 }
 
 // Resolve says what an identifier needs. It is cheap when repeated: the
@@ -87,33 +87,67 @@ func (s *Set) Resolve(ctx context.Context, name string) (*Runtime, error) {
 	if name == "provided.al2023" || name == "provided.al2" {
 		return &Runtime{Name: name, Entrypoints: []string{"/var/task/bootstrap", "/opt/bootstrap"}}, nil
 	}
-	if minor, ok := pythonMinor(name); ok {
-		return s.python(ctx, name, minor)
+	return s.host(ctx, name)
+}
+
+// refused is the answer about an identifier that no language here has.
+func refused(name string) error {
+	var ranges []string
+	for _, l := range languages() {
+		ranges = append(ranges, l.id(l.releases[0])+" to "+l.id(l.releases[len(l.releases)-1]))
 	}
-	return nil, lambdad.Errorf("InvalidParameterValueException",
-		"lambdad does not run %s yet; it runs provided.al2023, provided.al2 and python3.%d to python3.%d.", shown(name), firstPython, lastPython)
+	return lambdad.Errorf("InvalidParameterValueException",
+		"lambdad does not run %s; it runs provided.al2023, provided.al2, %s and %s. Anything else runs as a container image.",
+		shown(name), strings.Join(ranges[:len(ranges)-1], ", "), ranges[len(ranges)-1])
+}
+
+// A Listed runtime is one identifier with what it would run on.
+type Listed struct {
+	Name   string `json:"name"`
+	Source string `json:"source"` // bootstrap, host
+	// Interpreter and Version are what was found; empty for bootstrap.
+	Interpreter string `json:"interpreter,omitempty"`
+	Version     string `json:"version,omitempty"`
+	Usable      bool   `json:"usable"`
+	Note        string `json:"note,omitempty"` // why not, or what to know
+}
+
+// List says of every identifier what it would run on here. It looks and fetches
+// nothing.
+func (s *Set) List(ctx context.Context) []Listed {
+	list := []Listed{}
+	for _, name := range []string{"provided.al2", "provided.al2023"} {
+		list = append(list, Listed{Name: name, Source: "bootstrap", Usable: true, Note: "the function's own bootstrap, in /var/task or /opt"})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range languages() {
+		for _, release := range l.releases {
+			e := Listed{Name: l.id(release), Source: "host"}
+			found, err := s.findInterpreter(ctx, l, release)
+			if err != nil {
+				e.Note = err.Error()
+			} else {
+				e.Interpreter, e.Version, e.Usable = found.Path, found.Version, true
+				if found.Release != release {
+					e.Note = "another version stands in; " + l.warning
+				}
+			}
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // Names are the identifiers that can be run on this host, as AWS spells them.
 func (s *Set) Names() []string {
-	names := []string{"provided.al2", "provided.al2023"}
-	// One Python will do for all.
-	s.mu.Lock()
-	_, err := s.findPython(context.Background(), lastPython)
-	s.mu.Unlock()
-	if err == nil {
-		for minor := firstPython; minor <= lastPython; minor++ {
-			names = append(names, "python3."+strconv.Itoa(minor))
+	var names []string
+	for _, e := range s.List(context.Background()) {
+		if e.Usable {
+			names = append(names, e.Name)
 		}
 	}
 	return names
-}
-
-// pythonMinor returns 12 for python3.12.
-func pythonMinor(name string) (int, bool) {
-	digits, ok := strings.CutPrefix(name, "python3.")
-	minor, err := strconv.Atoi(digits)
-	return minor, ok && err == nil && minor >= firstPython && minor <= lastPython && strconv.Itoa(minor) == digits
 }
 
 func shown(name string) string {

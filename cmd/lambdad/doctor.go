@@ -55,16 +55,15 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 
 	set := runtimes.New(dir, slog.New(slog.DiscardHandler))
 	report := diagnosis{Tier: driver.Tier(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Promises: driver.Promises()}
-	for _, name := range set.Names() {
-		r, err := set.Resolve(ctx, name)
-		if err != nil {
+	for _, r := range set.List(ctx) {
+		if !r.Usable {
 			continue
 		}
 		by := r.Interpreter
 		if by == "" {
 			by = "the function's own bootstrap"
 		}
-		report.Runtimes = append(report.Runtimes, foundRuntime{name, by})
+		report.Runtimes = append(report.Runtimes, foundRuntime{r.Name, by})
 	}
 	if driver.Tier() == "plain" && *isolation == "auto" {
 		report.Fallback = strings.TrimSpace(probes.String())

@@ -43,6 +43,7 @@ func commands() []command {
 		{"env", "[--data-dir DIR]", "print the export lines that point AWS clients here", envCommand},
 		{"ps", "[--data-dir DIR] [--output table|json]", "list the execution environments", psCommand},
 		{"run", "[flags] DIR [EVENT]", "run one event through a function directory, without a server", runCommand},
+		{"runtime", "list|add [flags]", "list what functions can run on here, or get what a runtime needs", runtimeCommand},
 		{"doctor", "[flags]", "say which promises hold on this host, and what cures the others", doctorCommand},
 		{"version", "", "print the version", versionCommand},
 	}

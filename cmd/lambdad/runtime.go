@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/lambdad/lambdad/runtimes"
+)
+
+// runtimeCommand lists the runtimes of this host and gets what one needs.
+func runtimeCommand(ctx context.Context, std stdio, args []string) error {
+	fs := newFlags(std, "runtime")
+	dataDir := fs.String("data-dir", defaultDataDir(), "`directory` of the server")
+	output := fs.String("output", "table", "`form` of list: table or json")
+	rest, err := parse(fs, args, 1, 2)
+	if err != nil {
+		return err
+	}
+	if *output != "table" && *output != "json" {
+		fmt.Fprintf(std.err, "lambdad runtime: --output %q: it must be table or json\n", *output)
+		return errUsage
+	}
+	set := runtimes.New(filepath.Join(*dataDir, "runtimes"), slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	switch {
+	case rest[0] == "list" && len(rest) == 1:
+		return runtimeList(ctx, std, set, *output)
+	case rest[0] == "add" && len(rest) == 2:
+		return runtimeAdd(ctx, std, set, rest[1])
+	}
+	fmt.Fprintln(std.err, "lambdad runtime: it is list, or add with a runtime's identifier")
+	return errUsage
+}
+
+func runtimeList(ctx context.Context, std stdio, set *runtimes.Set, output string) error {
+	list := set.List(ctx)
+	if output == "json" {
+		enc := json.NewEncoder(std.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(list)
+	}
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "RUNTIME\tSOURCE\tVERSION\tUSABLE\tFROM\tNOTE")
+	for _, r := range list {
+		usable := "yes"
+		if !r.Usable {
+			usable = "no"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Source, dash(r.Version), usable, dash(r.Interpreter), r.Note)
+	}
+	return w.Flush()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// runtimeAdd gets what the runtime needs ahead of its first function.
+func runtimeAdd(ctx context.Context, std stdio, set *runtimes.Set, name string) error {
+	r, err := set.Resolve(ctx, name)
+	if err != nil {
+		return err
+	}
+	if r.Interpreter == "" {
+		fmt.Fprintf(std.out, "%s is ready: it runs the function's own bootstrap\n", name)
+		return nil
+	}
+	fmt.Fprintf(std.out, "%s is ready: %s at %s\n", name, r.Version, r.Interpreter)
+	return nil
+}

@@ -1,0 +1,5 @@
+: "${PYTHONPATH:=$here}"
+SHLVL=0
+export PYTHONPATH PWD SHLVL
+set -- "$program" "$here/bootstrap.py"
+

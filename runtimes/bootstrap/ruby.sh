@@ -1,0 +1,4 @@
+SHLVL=0
+export PWD SHLVL
+set -- "$program" "$here/lambdad_runtime.rb"
+
