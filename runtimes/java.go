@@ -100,7 +100,12 @@ func askJava(_ context.Context, path string) (interpreter, error) {
 	if len(v) == 0 || v[0] < 9 {
 		return interpreter{}, fmt.Errorf("is Java %q", version)
 	}
-	return interpreter{Release: fmt.Sprint(v[0]), Version: version, Prefix: prefix, Path: program}, nil
+	i := interpreter{Release: fmt.Sprint(v[0]), Version: version, Prefix: prefix, Path: program}
+	if v[0] >= 24 {
+		// AWS's client has native parts, which newer releases warn about.
+		i.Flags = "--enable-native-access=ALL-UNNAMED"
+	}
+	return i, nil
 }
 
 // fetchJars has every jar below dir/jars when it returns nil: from there, from the
