@@ -186,6 +186,8 @@ func on(operation, name, qualifier string) request {
 		r.method = "DELETE"
 	case "Invoke":
 		r.method, r.path, r.raw = "POST", r.path+"/invocations", []byte("{}")
+	case "GetFunctionCodeSigningConfig":
+		r.method, r.path = "GET", strings.Replace(r.path, functionsPath, "/2020-06-30/functions", 1)+"/code-signing-config"
 	case "UpdateFunctionCode":
 		r.method, r.path = "PUT", r.path+"/code"
 	case "UpdateFunctionConfiguration":
@@ -281,11 +283,15 @@ func (l *lab) provoke(r row) (request, bool) {
 		return with(on(r.operation, "fn", "1221"), "function", "fn"), true
 	case strings.HasPrefix(series, "get function wrong region"):
 		return with(on(r.operation, "arn:aws:lambda:eu-central-1:"+account+":function:fn", ""), "wrong-region", "eu-central-1"), true
+	case r.operation == "ListTags" || r.operation == "TagResource" || r.operation == "UntagResource":
+		if arn, name, ok := taggedARN(series, detail); ok {
+			return with(tag(r.operation, arn, obj{"A": "B"}), "resource-name", name), true
+		}
 	case strings.HasPrefix(series, "create deprecated function runtime"):
 		runtime := series[strings.IndexByte(series, '[')+1 : len(series)-1]
 		return l.createRequest(obj{"Runtime": runtime}), true
 	}
-	for _, m := range []map[string]func(*lab) request{provocations, versionProvocations} {
+	for _, m := range []map[string]func(*lab) request{provocations, versionProvocations, policyProvocations} {
 		if f := m[r.operation+": "+condition]; f != nil {
 			return f(l), true
 		}
@@ -548,6 +554,7 @@ var exceptions = map[string]string{
 	"CreateFunction: invalid vpc config security group / create-response-non-existent-security-group": noVPC,
 	"CreateFunction: invalid vpc config subnet / create-response-non-existent-subnet-id":              noVPC,
 	"UpdateFunctionCode: lambda image crud / image-to-zipfile-error":                                  noImages,
+	"AddPermission: lambda permission revisions / add permission revision id doesnotmatch":            "a newer recording has the same request answered with GetPolicy in the text",
 	"PublishVersion: lambda image versions / invalid sha publish":                                     noImages,
 	"Invoke: lambda concurrency block / invoke latest first exc":                                      noReserved,
 	"Invoke: lambda concurrency block / invoke latest second exc":                                     noReserved,

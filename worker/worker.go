@@ -524,6 +524,9 @@ func (w *Local) RetireVersion(account, region, name, generation string) {
 	for inst := range w.instances {
 		w.endSurplus(inst)
 	}
+	for _, p := range slices.Clone(f.pools) {
+		w.dropEmpty(p)
+	}
 }
 
 // retirePool ends what is idle in a pool, and lets it have nothing new. Called with

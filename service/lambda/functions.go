@@ -74,7 +74,6 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 		"CapacityProviderConfig": in.CapacityProviderConfig != nil,
 		"Code.ImageUri":          in.Code.ImageUri != nil || value(in.PackageType) == "Image",
 		"Code.SourceKMSKeyArn":   value(in.Code.SourceKMSKeyArn) != "",
-		"CodeSigningConfigArn":   value(in.CodeSigningConfigArn) != "",
 		"DeadLetterConfig":       in.DeadLetterConfig != nil && value(in.DeadLetterConfig.TargetArn) != "",
 		"DurableConfig":          in.DurableConfig != nil,
 		"FileSystemConfigs":      len(in.FileSystemConfigs) > 0,
@@ -130,8 +129,8 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	if err := checkTotal(info.Unzipped, cfg.Layers); err != nil {
 		return nil, err
 	}
-	if len(in.Tags) > maxTags {
-		return nil, invalid("Number of tags exceeds resource tag limit.")
+	if err := checkTags(nil, in.Tags); err != nil {
+		return nil, err
 	}
 	if s.Registry.function(ref) != nil {
 		return nil, lambdad.Errorf("ResourceConflictException", "Function already exist: %s", ref.name)
@@ -148,6 +147,18 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	if in.TracingConfig != nil {
 		cfg.Tracing = orDefault(in.TracingConfig.Mode, cfg.Tracing)
 	}
+	signing := value(in.CodeSigningConfigArn)
+	if signing != "" {
+		if _, err := s.attachable(c, signing); err != nil {
+			return nil, err
+		}
+		if err := s.checkSigning(c, signing, bytes.NewReader(zip), int64(len(zip))); err != nil {
+			return nil, err
+		}
+		if err := s.checkLayerSigning(c, signing, cfg.Layers); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.checkStorage(c, len(zip)); err != nil {
 		return nil, err
 	}
@@ -159,7 +170,7 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	defer release()
 	cfg.Code = stored
 	rec, published, err := s.Registry.create(c.Context(), ref, functionRecord{
-		Config: cfg, Tags: in.Tags,
+		Config: cfg, Tags: in.Tags, CodeSigning: signing,
 		statusRecord: statusRecord{
 			State: statePending, StateReason: reasonCreating, StateReasonCode: reasonCodeCreating,
 			RevisionID: newID(), LastModified: s.Now(),
@@ -644,6 +655,9 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 	if err != nil {
 		return nil, err
 	}
+	if err := s.checkSigning(c, f.rec.CodeSigning, bytes.NewReader(zip), int64(len(zip))); err != nil {
+		return nil, err
+	}
 	stored, release := archiveRecord{Digest: digestOf(zip), Size: int64(len(zip)), Unzipped: info.Unzipped}, func() {}
 	if !value(in.DryRun) {
 		if err := s.checkStorage(c, len(zip)); err != nil {
@@ -736,6 +750,9 @@ func (s *Service) updateFunctionConfiguration(c *call, in *UpdateFunctionConfigu
 				return err
 			}
 			if err := checkTotal(cfg.Code.Unzipped, cfg.Layers); err != nil {
+				return err
+			}
+			if err := s.checkLayerSigning(c, rec.CodeSigning, cfg.Layers); err != nil {
 				return err
 			}
 		}

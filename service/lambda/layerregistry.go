@@ -155,6 +155,21 @@ func (r *Registry) nextLayerVersion(ctx context.Context, key string) (int64, err
 	return 0, errContended(key)
 }
 
+// updateLayerVersion is update for a layer version.
+func (r *Registry) updateLayerVersion(ctx context.Context, ref layerRef, change func(*layerRecord) error) (*layerRecord, error) {
+	var rec layerRecord
+	key := layerKey(ref.account, ref.region, ref.name) + "." + strconv.FormatInt(ref.version, 10)
+	err := r.amend(ctx, key, ref.versionARN(), func() (any, uint64, error) {
+		v := r.layerVersion(ref)
+		if v == nil {
+			return nil, 0, layerVersionNotFound(ref)
+		}
+		rec = v.rec
+		return &rec, v.revision, change(&rec)
+	})
+	return &rec, err
+}
+
 // deleteLayerVersion removes a version; removing none is not an error.
 func (r *Registry) deleteLayerVersion(ctx context.Context, ref layerRef) error {
 	v := r.layerVersion(ref)

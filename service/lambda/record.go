@@ -48,8 +48,11 @@ type functionRecord struct {
 	Live *configRecord `json:"live,omitempty"`
 
 	statusRecord
-	Tags   map[string]string `json:"tags,omitzero"`
-	Policy policyRecord      `json:"policy,omitzero"`
+	Tags              map[string]string `json:"tags,omitzero"`
+	Policy            policyRecord      `json:"policy,omitzero"`
+	RuntimeManagement runtimeRecord     `json:"runtimeManagement,omitzero"`
+	RecursiveLoop     string            `json:"recursiveLoop,omitempty"` // Allow, or Terminate
+	CodeSigning       string            `json:"codeSigning,omitempty"`   // ARN
 }
 
 // A statusRecord is how far a function or version is.
@@ -75,7 +78,8 @@ type versionRecord struct {
 	Description *string `json:"description,omitempty"`
 
 	statusRecord
-	Policy policyRecord `json:"policy,omitzero"`
+	Policy            policyRecord  `json:"policy,omitzero"`
+	RuntimeManagement runtimeRecord `json:"runtimeManagement,omitzero"`
 }
 
 // An aliasRecord is an alias as stored, under
@@ -139,6 +143,9 @@ type layerRecord struct {
 	License       string        `json:"license,omitempty"`
 	Runtimes      []string      `json:"runtimes,omitzero"`
 	Architectures []string      `json:"architectures,omitzero"`
+
+	Policy         policyRecord `json:"policy,omitzero"`
+	PolicyRevision string       `json:"policyRevision,omitempty"`
 }
 
 // version is the snapshot that environments run.
@@ -314,6 +321,7 @@ const (
 	kindAlias
 	kindLayer
 	kindLayerVersion
+	kindSigning
 )
 
 // parseKey takes a key apart; it reports false for the records of others.
@@ -335,6 +343,8 @@ func parseKey(key string) (k recordKey, ok bool) {
 		k.kind = kindLayer
 	case kind == "layer" && len(rest) == 1:
 		k.kind, number = kindLayerVersion, rest[0]
+	case kind == "code-signing" && len(rest) == 0:
+		k.kind = kindSigning
 	default:
 		return k, false
 	}

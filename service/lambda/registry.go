@@ -57,6 +57,7 @@ type Registry struct {
 	functions map[scope]map[string]*family
 	names     map[scope][]string // of functions, sorted
 	layers    map[scope]map[string]*layer
+	signings  map[scope]map[string]*signing
 	used      map[scope]int64 // bytes of code and layers
 	// gone holds the last revision of records deleted here, until the watch has
 	// come as far: it may still bring what was before.
@@ -79,6 +80,7 @@ func NewRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 		seed:      maphash.MakeSeed(),
 		functions: map[scope]map[string]*family{},
 		names:     map[scope][]string{},
+		signings:  map[scope]map[string]*signing{},
 		used:      map[scope]int64{},
 		layers:    map[scope]map[string]*layer{},
 		gone:      map[string]uint64{},
@@ -423,6 +425,10 @@ func (r *Registry) revision(k recordKey) uint64 {
 				return l.versions[i].revision
 			}
 		}
+	case kindSigning:
+		if s := r.signings[k.scope][k.name]; s != nil {
+			return s.revision
+		}
 	}
 	return 0
 }
@@ -521,6 +527,9 @@ func (r *Registry) decode(k recordKey, u store.Update) (put func() change, err e
 		var counter layerCounter
 		read(&counter)
 		return func() change { r.putCounter(k.scope, k.name, u.Revision, counter); return change{} }, err
+	case kindSigning:
+		next, err := decodeSigning(k, u)
+		return func() change { r.putSigning(k, next); return change{} }, err
 	default:
 		next := &layerVersion{ref: layerRef{k.account, k.region, k.name, k.number}, revision: u.Revision}
 		read(&next.rec)

@@ -561,7 +561,7 @@ func TestFull(t *testing.T) {
 func TestRefusedSettings(t *testing.T) {
 	inForce := map[string][]string{
 		"CreateFunction": {"FunctionName", "Runtime", "Role", "Handler", "Code", "Description", "Timeout", "MemorySize", "PackageType", "Environment",
-			"TracingConfig", "Tags", "Layers", "Architectures", "EphemeralStorage", "LoggingConfig", "Publish"},
+			"TracingConfig", "Tags", "Layers", "Architectures", "EphemeralStorage", "LoggingConfig", "Publish", "CodeSigningConfigArn"},
 		"UpdateFunctionConfiguration": {"FunctionName", "Role", "Handler", "Description", "Timeout", "MemorySize", "Environment", "Runtime",
 			"TracingConfig", "RevisionId", "Layers", "EphemeralStorage", "LoggingConfig"},
 		"UpdateFunctionCode": {"FunctionName", "ZipFile", "DryRun", "RevisionId", "Architectures", "Publish"},
@@ -569,7 +569,6 @@ func TestRefusedSettings(t *testing.T) {
 	refusedBy := map[string]map[string]any{
 		"CreateFunction": {
 			"CapacityProviderConfig": map[string]any{"LambdaManagedInstancesCapacityProviderConfig": map[string]any{"CapacityProviderArn": "arn:aws:lambda:us-east-1:000000000000:capacity-provider:x"}},
-			"CodeSigningConfigArn":   "arn:aws:lambda:us-east-1:000000000000:code-signing-config:csc-00000000000000000",
 			"DeadLetterConfig":       map[string]any{"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"},
 			"DurableConfig":          map[string]any{"ExecutionTimeout": 1},
 			"FileSystemConfigs":      []any{map[string]any{"Arn": "arn:aws:elasticfilesystem:us-east-1:000000000000:access-point/fsap-00000000000000000", "LocalMountPath": "/mnt/x"}},
