@@ -161,7 +161,8 @@ type Environment struct {
 	initDuration time.Duration
 	peak         int64     // MB, measured at peakAt
 	peakAt       time.Time // zero: not in this generation
-	endpoint     string    // URL inside the sandbox
+	costs        costs
+	endpoint     string // URL inside the sandbox
 	endpointDone chan struct{}
 	endpointHTTP *http.Server
 }
@@ -651,6 +652,7 @@ func (e *Environment) report(inv *invocation, f *failure, duration, initDuration
 		e.peakAt = time.Time{} // a failure is measured
 	}
 	r.Metrics.MaxMemoryUsed = e.peakMB(duration)
+	e.costs.invocation(e, inv.RequestID, runtimeNext)
 	if f != nil {
 		r.Status, r.ErrorType = f.status, f.telemetryType()
 		if f.errorType == errOutOfMemory {
@@ -683,6 +685,7 @@ func (e *Environment) peakMB(duration time.Duration) int64 {
 	if err != nil {
 		e.log.Warn("cannot measure the memory of the environment; its log shows 0 MB", "err", err)
 	}
+	e.costs.usage = u
 	e.peak, e.peakAt = (u.PeakMemory+1<<20-1)>>20, time.Now()
 	return e.peak
 }
@@ -711,6 +714,7 @@ func (e *Environment) reset(ctx context.Context, reason string) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	e.costs.end(e)
 	if err := e.cfg.Sandbox.Reset(ctx); err != nil && ctx.Err() == nil {
 		e.close()
 		return fmt.Errorf("environment: reset the sandbox: %w", err)
@@ -735,6 +739,7 @@ func (e *Environment) end(err error) {
 	e.enter(StateShuttingDown)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), time.Minute)
 	defer cancel()
+	e.costs.end(e)
 	if derr := e.cfg.Sandbox.Destroy(ctx); derr != nil {
 		err = errors.Join(err, fmt.Errorf("environment: destroy the sandbox: %w", derr))
 	}

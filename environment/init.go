@@ -24,6 +24,7 @@ type party struct {
 	proc     sandbox.Process
 	out, err *telemetry.Lines
 	exited   bool // seen by the owner
+	begun    time.Time
 }
 
 // generation is the processes from one initialisation to their end.
@@ -35,7 +36,8 @@ type generation struct {
 	extensions []*party
 	runtime    *party
 	exits      chan *party
-	oomKills   int // before it began
+	oomKills   int           // before it began
+	waited     time.Duration // until all external extensions had registered
 }
 
 // parties are all processes, the runtime last.
@@ -173,7 +175,7 @@ func (e *Environment) start(ctx context.Context, g *generation, name, path, dir 
 		typ = telemetry.TypeExtensionLine
 	}
 	box := e.cfg.Sandbox
-	p := &party{name: name, external: external, out: telemetry.NewLines(e.cfg.Stream, typ), err: telemetry.NewLines(e.cfg.Stream, typ)}
+	p := &party{name: name, external: external, begun: time.Now(), out: telemetry.NewLines(e.cfg.Stream, typ), err: telemetry.NewLines(e.cfg.Stream, typ)}
 	proc, err := box.Start(ctx, sandbox.Command{
 		Party: name, Path: box.Path(path), Env: e.environ(external, g.address), Dir: box.Path(dir),
 		Stdout: p.out, Stderr: p.err,
@@ -244,6 +246,7 @@ func (e *Environment) init(ctx context.Context, phase string, inv *invocation, l
 	if f != nil {
 		return f
 	}
+	e.costs.initialised(e, phase)
 	e.ready = true
 	if phase == telemetry.PhaseInit {
 		e.initDuration = duration
@@ -294,6 +297,7 @@ func (e *Environment) boot(ctx context.Context, inv *invocation, limit <-chan ti
 		if f := wait(g.api.Registered); f != nil {
 			return f
 		}
+		g.waited = time.Since(begun)
 		e.cfg.Stream.EmitSpan(telemetry.SpanExtensionInit, "", "", begun)
 	}
 

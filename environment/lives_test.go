@@ -45,7 +45,7 @@ type recorder struct {
 }
 
 func (r *recorder) Take(e telemetry.Event) {
-	if e.Type == telemetry.TypeSpan {
+	if e.Type == telemetry.TypeSpan || e.Type == telemetry.TypeCost {
 		return
 	}
 	r.mu.Lock()

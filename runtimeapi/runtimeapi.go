@@ -100,7 +100,7 @@ type Progress struct {
 	FirstByte time.Time // of the answer
 	LastByte  time.Time
 	Produced  int64     // bytes of the answer; -1 when it was an error
-	Next      time.Time // the runtime asked for its next event
+	Next      time.Time // the runtime asked for its next event; before the first invocation, for its first one
 	AllNext   time.Time // so did every extension that had the event
 }
 
@@ -113,6 +113,9 @@ type ExtensionStatus struct {
 	ErrorType string   // that it reported, or why it could not be started
 	Waiting   bool     // blocked in event/next
 	Told      bool     // got the SHUTDOWN event
+	// When it registered, and when it last asked for an event that was not one
+	// more try; zero for what did not happen.
+	Since, Asked time.Time
 }
 
 // An API is the APIs of one generation of processes. Its methods may be called
@@ -151,6 +154,8 @@ type extension struct {
 	pending   *event        // not yet delivered
 	told      bool          // of the shutdown
 	later     bool          // it is not to be told of it yet
+	since     time.Time     // it registered
+	asked     time.Time     // it last became Ready
 }
 
 type event struct {
@@ -241,7 +246,7 @@ func (a *API) Extensions() []ExtensionStatus {
 	defer a.mu.Unlock()
 	list := make([]ExtensionStatus, len(a.extensions))
 	for i, x := range a.extensions {
-		list[i] = ExtensionStatus{Name: x.name, External: x.external, State: x.state, Events: x.events, ErrorType: x.errorType, Waiting: x.waiting != nil, Told: x.told}
+		list[i] = ExtensionStatus{Name: x.name, External: x.external, State: x.state, Events: x.events, ErrorType: x.errorType, Waiting: x.waiting != nil, Told: x.told, Since: x.since, Asked: x.asked}
 	}
 	return list
 }
@@ -549,7 +554,7 @@ func (a *API) register(name string, body []byte) (*extension, *refusal) {
 		x = &extension{name: name}
 		a.extensions = append(a.extensions, x)
 	}
-	x.id, x.state, x.events, x.invoke, x.stop = newIdentifier(), Registered, events, invoke, stop
+	x.id, x.state, x.events, x.invoke, x.stop, x.since = newIdentifier(), Registered, events, invoke, stop, time.Now()
 	a.notify()
 	return x, nil
 }
@@ -591,9 +596,9 @@ func (a *API) eventNext(id string, disconnected <-chan struct{}) (*extension, *e
 	if no == nil {
 		switch {
 		case x.state == Registered, x.state == Running && x.pending == nil:
-			x.state = Ready
-			if !a.progress.Next.IsZero() && x.invoke {
-				a.progress.AllNext = time.Now()
+			x.state, x.asked = Ready, time.Now()
+			if !a.progress.Released.IsZero() && !a.progress.Next.IsZero() && x.invoke {
+				a.progress.AllNext = x.asked
 			}
 			a.notify()
 		case x.state == Running: // the event did not reach its caller
@@ -695,8 +700,8 @@ func (a *API) next(agent string, disconnected <-chan struct{}) (*Invocation, *re
 	}
 	switch a.state {
 	case Started, ResponseSent:
+		a.progress.Next = time.Now()
 		if a.state == ResponseSent {
-			a.progress.Next = time.Now()
 			a.progress.AllNext = a.progress.Next
 		}
 		a.state, a.regOpen = Ready, false

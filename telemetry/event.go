@@ -37,7 +37,14 @@ const (
 	// TypeSpan is not AWS's: a phase for whoever draws the timeline. Logs and
 	// subscribers never get it.
 	TypeSpan = "lambdad.span"
+	// TypeCost is not AWS's either: what extensions took, for the bill. Logs and
+	// subscribers never get it.
+	TypeCost = "lambdad.cost"
 )
+
+// internal reports whether an event is lambdad's own, which neither logs nor
+// subscribers get.
+func internal(typ string) bool { return typ == TypeSpan || typ == TypeCost }
 
 // Status words of platform events (lifecycle.md section 7.1).
 const (
@@ -52,6 +59,9 @@ const (
 	PhaseInit   = "init"
 	PhaseInvoke = "invoke" // suppressed init, inside an invocation
 )
+
+// PhaseShutdown is a phase of Costs alone.
+const PhaseShutdown = "shutdown"
 
 // An Event is one thing that happened in an environment.
 type Event struct {
@@ -216,6 +226,36 @@ func BilledMillis(duration, init time.Duration) int64 {
 	// What is printed has microseconds, so what is summed has too.
 	us := duration.Round(time.Microsecond) + init.Round(time.Microsecond)
 	return int64((us + time.Millisecond - 1) / time.Millisecond)
+}
+
+// A Cost tells what the extensions of an environment took of a phase: of an
+// initialisation after its report, of an invocation before its report, and of what
+// was between the last invocation and the end. Environments without extensions
+// have none.
+type Cost struct {
+	Phase     string // init, invoke or shutdown
+	RequestID string // of an invocation; "" for an initialisation, also within one
+	// Waited is how much longer an initialisation took for its extensions: until
+	// all had registered before the runtime was started, and after the runtime was
+	// ready until they were, too.
+	Waited Millis
+	// Runtime is processor time of the runtime since the Cost before. Where the
+	// host does not count by process it is 0, and so are those of extensions.
+	Runtime    Millis
+	Extensions []ExtensionCost
+}
+
+// An ExtensionCost is the part of one extension.
+type ExtensionCost struct {
+	Name     string
+	External bool
+	// Init is from the start of its process (an internal one: from registering) to
+	// its first request for an event.
+	Init Millis
+	// After is from the runtime's request for the next event to the extension's.
+	After Millis
+	CPU   Millis // of its processes since the Cost before
+	Peak  int64  // most memory its processes held, in bytes
 }
 
 // size is what an event counts in a bounded buffer.

@@ -55,7 +55,7 @@ func (w *records) wants(typ string) bool {
 		return w.types[2]
 	case TypeLogsDropped:
 		return true
-	case TypeSpan:
+	case TypeSpan, TypeCost:
 		return false
 	case TypeSubscription:
 		return w.types[0] && !w.logs

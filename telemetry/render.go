@@ -66,7 +66,7 @@ func (f Format) Append(b []byte, e Event) []byte {
 	case !f.JSON:
 		return AppendText(b, e)
 	case !isLine:
-		if e.Type == TypeSpan || EventLevel(e) < f.System {
+		if internal(e.Type) || EventLevel(e) < f.System {
 			return b
 		}
 		return AppendJSON(b, e)

@@ -41,7 +41,7 @@ func (s *Stream) Emit(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
-	if s.keep && e.Type != TypeSpan {
+	if s.keep && !internal(e.Type) {
 		n := e.size()
 		if len(s.history) < maxHistoryEvents && s.bytes+n <= maxHistoryBytes {
 			s.history = append(s.history, e)

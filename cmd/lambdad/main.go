@@ -41,6 +41,7 @@ func commands() []command {
 	return []command{
 		{"serve", "[flags]", "serve the AWS endpoint until interrupted", serveCommand},
 		{"env", "[--data-dir DIR]", "print the export lines that point AWS clients here", envCommand},
+		{"bill", "[--data-dir DIR] [--output table|json] [--invocations] [FUNCTION]", "say what invocations would cost on AWS, and the extensions' part of it", billCommand},
 		{"ps", "[--data-dir DIR] [--output table|json]", "list the execution environments", psCommand},
 		{"run", "[flags] DIR [EVENT]", "run one event through a function directory, without a server", runCommand},
 		{"runtime", "list|add [flags]", "list what functions can run on here, or get what a runtime needs", runtimeCommand},

@@ -1,0 +1,113 @@
+package environment
+
+import (
+	"time"
+
+	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/telemetry"
+)
+
+// costs tells what extensions took (telemetry.Cost). It measures nothing itself:
+// moments are those of the Runtime and Extensions APIs, processor time and memory
+// come with the usage that an invocation's report needs anyway. So where reports
+// of short invocations share one measurement, its processor time goes to the last.
+type costs struct {
+	usage sandbox.Usage            // measured and not yet told; zero: none
+	told  map[string]time.Duration // processor time by party up to the Cost before
+}
+
+// initialised tells the cost of an initialisation that succeeded.
+func (c *costs) initialised(e *Environment, phase string) {
+	list := e.gen.api.Extensions()
+	if len(list) == 0 {
+		return
+	}
+	cost := telemetry.Cost{Phase: phase, Extensions: make([]telemetry.ExtensionCost, 0, len(list))}
+	ready := e.gen.api.Progress().Next
+	waited := e.gen.waited
+	var last time.Time
+	for _, x := range list {
+		from := x.Since
+		for _, p := range e.gen.extensions {
+			if x.External && p.name == x.Name {
+				from = p.begun
+			}
+		}
+		if x.Asked.After(last) {
+			last = x.Asked
+		}
+		cost.Extensions = append(cost.Extensions, telemetry.ExtensionCost{Name: x.Name, External: x.External, Init: telemetry.Millis(x.Asked.Sub(from))})
+	}
+	if last.After(ready) {
+		waited += last.Sub(ready)
+	}
+	cost.Waited = telemetry.Millis(waited)
+	e.emit(telemetry.TypeCost, cost)
+}
+
+// invocation tells the cost of one whose runtime asked for the next event at next;
+// zero: it did not.
+func (c *costs) invocation(e *Environment, requestID string, next time.Time) {
+	if e.gen == nil {
+		return
+	}
+	list := e.gen.api.Extensions()
+	if len(list) == 0 {
+		return
+	}
+	cost := telemetry.Cost{Phase: telemetry.PhaseInvoke, RequestID: requestID, Extensions: make([]telemetry.ExtensionCost, 0, len(list))}
+	for _, x := range list {
+		one := telemetry.ExtensionCost{Name: x.Name, External: x.External}
+		if !next.IsZero() && x.Asked.After(next) {
+			one.After = telemetry.Millis(x.Asked.Sub(next))
+		}
+		cost.Extensions = append(cost.Extensions, one)
+	}
+	c.measured(&cost)
+	e.emit(telemetry.TypeCost, cost)
+}
+
+// end tells what was used since the last invocation, before the processes'
+// figures are gone.
+func (c *costs) end(e *Environment) {
+	if e.gen == nil || len(e.gen.extensions) == 0 {
+		return
+	}
+	u, err := e.cfg.Sandbox.Usage()
+	if err != nil || u.Parties == nil {
+		return // it was destroyed, or the host does not count by process
+	}
+	c.usage = u
+	cost := telemetry.Cost{Phase: telemetry.PhaseShutdown}
+	for _, p := range e.gen.extensions {
+		cost.Extensions = append(cost.Extensions, telemetry.ExtensionCost{Name: p.name, External: true})
+	}
+	c.measured(&cost)
+	e.emit(telemetry.TypeCost, cost)
+}
+
+// measured adds what was measured since the Cost before.
+func (c *costs) measured(cost *telemetry.Cost) {
+	if c.usage.Parties == nil {
+		return
+	}
+	since := func(party string) (telemetry.Millis, int64) {
+		u := c.usage.Parties[party]
+		d := u.CPU - c.told[party]
+		if d < 0 {
+			d = u.CPU // of a group that was made anew
+		}
+		if c.told == nil {
+			c.told = map[string]time.Duration{}
+		}
+		c.told[party] = u.CPU
+		return telemetry.Millis(d), u.PeakMemory
+	}
+	cost.Runtime, _ = since("runtime")
+	for i := range cost.Extensions {
+		if x := &cost.Extensions[i]; x.External {
+			x.CPU, x.Peak = since(x.Name)
+		}
+	}
+	c.usage = sandbox.Usage{}
+}
