@@ -50,6 +50,8 @@ var layers = []struct {
 	{"environment", []string{".", "sandbox", "telemetry", "runtimeapi"}},
 	{"environment/...", []string{".", "sandbox", "telemetry", "runtimeapi", "environment", "environment/...", "sandbox/fake"}},
 
+	{"bill", []string{".", "store", "telemetry"}},
+
 	// The way down for calls.
 	{"worker", []string{".", "sandbox", "telemetry", "environment", "archive", "runtimes"}},
 	{"placement", []string{".", "metrics", "worker"}},

@@ -97,8 +97,8 @@ func billTable(w io.Writer, rows []billRow, prices bill.Prices) error {
 		}
 		return fmt.Sprintf("%.1f ms", float64(us)/float64(n)/1000)
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "FUNCTION\tINVOCATIONS\tDURATION\tINIT\tAFTER\tBILLED\tMEMORY\tGB-S\t%s\tEXTENSIONS\t\n", prices.Currency)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "FUNCTION\tINVOCATIONS\tDURATION\tINIT\tAFTER\tBILLED\tMEMORY\tGB-S\t%s\tEXTENSIONS\n", prices.Currency)
 	for _, r := range rows {
 		name := r.Function
 		if r.Version != "$LATEST" {
@@ -108,26 +108,26 @@ func billTable(w io.Writer, rows []billRow, prices bill.Prices) error {
 		if r.Charge.Total > 0 {
 			share = 100 * r.Charge.Extensions / r.Charge.Total
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%d ms\t%d of %d MB\t%.4f\t%.8f\t%.1f %%\t\n", name, r.Invocations, per(r.Duration, r.Invocations),
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%d ms\t%d of %d MB\t%.4f\t%.8f\t%.1f %%\n", name, r.Invocations, per(r.Duration, r.Invocations),
 			per(r.Init, r.Cold), per(r.After, r.Invocations), r.Billed, r.MaxMemory, r.MemorySize, r.GBSeconds, r.Charge.Total, share)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	any := false
 	for _, r := range rows {
 		for _, name := range r.Names() {
 			if !any {
 				any = true
-				fmt.Fprintln(t, "\nFUNCTION\tEXTENSION\tINIT\tAFTER\tLONGEST\tCPU\tMEMORY\t")
+				fmt.Fprintln(t, "\nFUNCTION\tEXTENSION\tINIT\tAFTER\tLONGEST\tCPU\tMEMORY")
 			}
 			x := r.Extensions[name]
 			cpu, peak := "-", "-" // of an internal one: it is the runtime's
 			if x.External {
 				cpu, peak = per(x.CPU, x.Invocations), mebibytes(x.Peak)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.Function, name, per(x.Init, x.Inits), per(x.After, x.Invocations), per(x.AfterMax, 1), cpu, peak)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Function, name, per(x.Init, x.Inits), per(x.After, x.Invocations), per(x.AfterMax, 1), cpu, peak)
 		}
 	}
 	if err := t.Flush(); err != nil {
@@ -138,10 +138,10 @@ func billTable(w io.Writer, rows []billRow, prices bill.Prices) error {
 			continue
 		}
 		fmt.Fprintf(w, "\n%s %s, latest invocations\n", r.Function, r.Version)
-		t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(t, "REQUEST\tTIME\tSTATUS\tDURATION\tINIT\tAFTER\tBILLED\tWITHOUT\tMEMORY\tGB-S\t")
+		t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "REQUEST\tTIME\tSTATUS\tDURATION\tINIT\tAFTER\tBILLED\tWITHOUT\tMEMORY\tGB-S")
 		for _, i := range r.Latest {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%.2f ms\t%.2f ms\t%.2f ms\t%d ms\t%d ms\t%d of %d MB\t%.6f\t\n", i.RequestID, i.Time.Local().Format("15:04:05.000"),
+			fmt.Fprintf(t, "%s\t%s\t%s\t%.2f ms\t%.2f ms\t%.2f ms\t%d ms\t%d ms\t%d of %d MB\t%.6f\n", i.RequestID, i.Time.Local().Format("15:04:05.000"),
 				i.Status, i.Duration, i.Init, i.After, i.Billed, i.Plain, i.MaxMemory, i.MemorySize, i.GBSeconds)
 		}
 		if err := t.Flush(); err != nil {

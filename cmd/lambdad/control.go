@@ -12,8 +12,6 @@ import (
 	"runtime"
 	"strconv"
 	"time"
-
-	"github.com/lambdad/lambdad/environment"
 )
 
 // The control socket answers questions about a running server that AWS has no
@@ -32,8 +30,19 @@ func controlAddress(dir *os.File) string {
 	return path
 }
 
+// controlAnswers are what a server answers on its control socket, by path.
+type controlAnswers map[string]http.HandlerFunc
+
+// answerJSON answers with what f returns.
+func answerJSON[T any](f func() T) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(f()) // the reader left
+	}
+}
+
 // serveControl answers on the control socket of dir until ctx ends.
-func serveControl(ctx context.Context, dataDir string, environments func() []environment.Status, l *lives) error {
+func serveControl(ctx context.Context, dataDir string, answers controlAnswers) error {
 	dir, err := os.Open(dataDir)
 	if err != nil {
 		return err
@@ -48,14 +57,9 @@ func serveControl(ctx context.Context, dataDir string, environments func() []env
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /environments", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(rows(environments())) // the reader left
-	})
-	mux.HandleFunc("GET /phases", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(l.all())
-	})
+	for path, answer := range answers {
+		mux.HandleFunc("GET "+path, answer)
+	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stopped := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stopped()

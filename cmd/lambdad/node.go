@@ -16,6 +16,7 @@ import (
 	"github.com/lambdad/lambdad/queue"
 	"github.com/lambdad/lambdad/runtimes"
 	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/telemetry"
 	"github.com/lambdad/lambdad/worker"
 )
 
@@ -40,11 +41,21 @@ type nodeConfig struct {
 	Reserve func() error
 	// Events queues asynchronous invocations; nil: there are none.
 	Events queue.Queue
-	// Lives remembers the phases of environments.
-	Lives *lives
+	// Sinks give each environment readers of its telemetry beside the log.
+	Sinks []sinks
 	// LogCopy also gets every log line.
 	LogCopy io.Writer
 	Log     *slog.Logger
+}
+
+// sinks makes readers of a new environment's telemetry.
+type sinks func(v *lambdad.Version, environment string) []telemetry.Sink
+
+func (c *nodeConfig) sinks(v *lambdad.Version, environment string) (all []telemetry.Sink) {
+	for _, s := range c.Sinks {
+		all = append(all, s(v, environment)...)
+	}
+	return all
 }
 
 // node is everything below the API on one machine: sandboxes, environments,
@@ -85,7 +96,7 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 		Runtimes:     n.runtimes,
 		LogDir:       c.Paths.logs,
 		LogCopy:      c.LogCopy,
-		Sinks:        c.Lives.sinks,
+		Sinks:        c.sinks,
 		IdleTimeout:  c.IdleTimeout.Duration,
 		FreezeDelay:  c.FreezeDelay.Duration,
 		WaitLimit:    c.WaitLimit.Duration,

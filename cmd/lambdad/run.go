@@ -161,7 +161,7 @@ func runOnce(ctx context.Context, std stdio, o runOptions, dir string, event []b
 	var lives lives
 	n, err := newNode(ctx, nodeConfig{
 		Config:   cfg,
-		Lives:    &lives,
+		Sinks:    []sinks{lives.sinks},
 		HostID:   id,
 		Blobs:    blobs,
 		Versions: oneVersion{version},

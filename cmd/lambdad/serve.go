@@ -20,6 +20,7 @@ import (
 
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/aws"
+	"github.com/lambdad/lambdad/bill"
 	"github.com/lambdad/lambdad/blob/files"
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/nats"
@@ -101,6 +102,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	// before anything runs.
 	var n *node
 	var lives lives
+	ledger := bill.New(bill.Config{Store: engine.Store(), Logger: log})
 	var mux *aws.Mux
 	registry, err := lambdaservice.NewRegistry(background, lambdaservice.RegistryConfig{
 		Store:    engine.Store(),
@@ -120,7 +122,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
 		Reserve:     reserve,
 		Events:      engine.Queue(),
-		Lives:       &lives,
+		Sinks:       []sinks{lives.sinks, ledger.Sinks},
 		Log:         log,
 	})
 	if err != nil {
@@ -172,7 +174,14 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	defer stopPolling()
 	events := poller.New(poller.Config{Queue: engine.Queue(), Frontend: n.frontend, Concurrency: concurrencyLimit, Logger: log})
 	group.Go(func() error { return events.Run(polling) })
-	group.Go(func() error { return serveControl(background, dir.Path(), n.worker.Environments, &lives) })
+	group.Go(func() error { return ledger.Run(background) })
+	group.Go(func() error {
+		return serveControl(background, dir.Path(), controlAnswers{
+			"/environments": answerJSON(func() []row { return rows(n.worker.Environments()) }),
+			"/phases":       answerJSON(lives.all),
+			"/bill":         serveBill(ledger, account, cfg.Region),
+		})
+	})
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving %s: %w", listener.Addr(), err)
