@@ -24,7 +24,8 @@ var layers = []struct {
 	{".", nil},
 
 	// Contracts and the wire.
-	{"aws", []string{"."}},
+	{"policy", []string{"."}},
+	{"aws", []string{".", "policy"}},
 	{"aws/...", []string{".", "aws"}},
 	{"telemetry", []string{"."}},
 	{"metrics", []string{".", "telemetry"}},
