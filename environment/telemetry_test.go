@@ -28,6 +28,7 @@ type observer struct {
 	port             string
 	late             time.Duration                                  // between subscribing and listening
 	answer           func(p *fake.Proc, w http.ResponseWriter) bool // before what came is noted; false: it is not
+	raw              bool                                           // note records as they come
 	busy             time.Duration                                  // with each INVOKE
 
 	mu   sync.Mutex
@@ -144,6 +145,16 @@ func (o *observer) run(p *fake.Proc) sandbox.Exit {
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		b, err := io.ReadAll(q.Body)
 		if err != nil || o.answer != nil && !o.answer(p, w) {
+			return
+		}
+		if o.raw {
+			list, err := splitBatch(b)
+			if err != nil {
+				o.note("bad body " + err.Error())
+			}
+			for _, e := range list {
+				o.note(e)
+			}
 			return
 		}
 		var list []shortEvent
