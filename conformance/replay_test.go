@@ -537,7 +537,6 @@ func invokeWith(payload string) func(*lab) request {
 }
 
 const (
-	noS3          = "code from S3 is refused until there is an object store"
 	noVPC         = "VpcConfig is refused: there are no subnets or security groups to look up"
 	noImages      = "image functions are refused until there is a registry"
 	noReserved    = "reserved concurrency has no operations yet, so it cannot be exhausted"
@@ -546,11 +545,6 @@ const (
 
 // exceptions are the rows that do not hold, by a part of their name.
 var exceptions = map[string]string{
-	"CreateFunction: lambda code location s3 errors / create-error-wrong-bucket":                      noS3,
-	"CreateFunction: lambda code location s3 errors / create-error-wrong-key":                         noS3,
-	"CreateFunction: oversized unzipped lambda / invalid param exc":                                   noS3,
-	"UpdateFunctionCode: lambda code location s3 errors / update-error-wrong-bucket":                  noS3,
-	"UpdateFunctionCode: lambda code location s3 errors / update-error-wrong-key":                     noS3,
 	"CreateFunction: invalid vpc config security group / create-response-non-existent-security-group": noVPC,
 	"CreateFunction: invalid vpc config subnet / create-response-non-existent-subnet-id":              noVPC,
 	"UpdateFunctionCode: lambda image crud / image-to-zipfile-error":                                  noImages,

@@ -4,6 +4,8 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -131,6 +133,7 @@ func newServer(t testing.TB, opts aws.Options) *server {
 		RuntimeNames:   []string{"provided.al2023", "python3.9", "python3.12"},
 		ResolveRuntime: func(_ context.Context, name string) (string, error) { return name, nil },
 		Architectures:  []string{"x86_64", "arm64"},
+		Objects:        objects{},
 		Logger:         log,
 	})
 	opts.Logger = log
@@ -152,6 +155,30 @@ func newServer(t testing.TB, opts aws.Options) *server {
 	})
 	return s
 }
+
+// objects has one bucket, called bucket, with a package that is too large when
+// unpacked.
+type objects struct{}
+
+func (objects) OpenObject(_ context.Context, _, bucket, key, _ string) (io.ReadCloser, int64, error) {
+	switch {
+	case bucket != "bucket":
+		return nil, 0, lambdad.Errorf("NoSuchBucket", "The specified bucket does not exist")
+	case key != "k":
+		return nil, 0, lambdad.Errorf("NoSuchKey", "The specified key does not exist.")
+	}
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.Create("bootstrap")
+	if err == nil {
+		_, err = io.CopyN(w, zeros{}, lambdad.MaxUnzipped+1)
+	}
+	return io.NopCloser(&b), -1, errors.Join(err, z.Close())
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // client returns the AWS SDK's client with the given credentials; nil: the
 // administrator's.

@@ -112,11 +112,12 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	if err := s.setRuntime(c, &cfg, cfg.Runtime); err != nil {
 		return nil, err
 	}
-	zip, err := source(in.Code.ZipFile, in.Code.S3Bucket, in.Code.S3Key, in.Code.S3ObjectVersion, nil)
+	src, err := s.source(c, in.Code.ZipFile, in.Code.S3Bucket, in.Code.S3Key, in.Code.S3ObjectVersion, nil)
 	if err != nil {
 		return nil, err
 	}
-	info, err := archive.Inspect(bytes.NewReader(zip), int64(len(zip)))
+	defer src.close()
+	info, err := archive.Inspect(src, src.size)
 	if err != nil {
 		return nil, err
 	}
@@ -152,18 +153,18 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 		if _, err := s.attachable(c, signing); err != nil {
 			return nil, err
 		}
-		if err := s.checkSigning(c, signing, bytes.NewReader(zip), int64(len(zip))); err != nil {
+		if err := s.checkSigning(c, signing, src, src.size); err != nil {
 			return nil, err
 		}
 		if err := s.checkLayerSigning(c, signing, cfg.Layers); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.checkStorage(c, len(zip)); err != nil {
+	if err := s.checkStorage(c, src.size); err != nil {
 		return nil, err
 	}
 
-	stored, release, err := s.store(c, zip, info)
+	stored, release, err := s.store(c, src, info)
 	if err != nil {
 		return nil, err
 	}
@@ -226,23 +227,6 @@ func (s *Service) setRuntime(c *call, cfg *configRecord, name string) error {
 	cfg.Runtime = name
 	cfg.RuntimeVersion = "arn:aws:lambda:" + c.Region + "::runtime:" + version
 	return nil
-}
-
-// source returns the package of a request: exactly one source must be given, and
-// it must be inline.
-func source(zip []byte, bucket, key, version, image *string) ([]byte, error) {
-	s3 := bucket != nil || key != nil || version != nil
-	switch {
-	case zip != nil && (s3 || image != nil):
-		return nil, invalid("Please do not provide other FunctionCode parameters when providing a ZipFile.")
-	case s3:
-		return nil, invalid("lambdad does not support code from S3 (S3Bucket, S3Key) yet; send the package itself as ZipFile.")
-	case zip == nil:
-		return nil, invalid("Please provide a source for function code.")
-	case len(zip) > lambdad.MaxZip:
-		return nil, lambdad.Errorf("RequestEntityTooLargeException", "Zipped size must be smaller than %d bytes", lambdad.MaxZip)
-	}
-	return zip, nil
 }
 
 // reservedVariables cannot be set by the owner of a function (control-plane.md
@@ -386,8 +370,8 @@ func checkTotal(code int64, layers []archiveRecord) error {
 }
 
 // checkStorage limits what is stored for an account in a region.
-func (s *Service) checkStorage(c *call, more int) error {
-	if _, used := s.Registry.usage(c.Identity.Account, c.Region); used+int64(more) > maxCodeStorage {
+func (s *Service) checkStorage(c *call, more int64) error {
+	if _, used := s.Registry.usage(c.Identity.Account, c.Region); used+more > maxCodeStorage {
 		return lambdad.Errorf("CodeStorageExceededException", "Code storage limit exceeded.")
 	}
 	return nil
@@ -643,27 +627,28 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 			return nil, err
 		}
 	}
-	zip, err := source(in.ZipFile, in.S3Bucket, in.S3Key, in.S3ObjectVersion, nil)
+	src, err := s.source(c, in.ZipFile, in.S3Bucket, in.S3Key, in.S3ObjectVersion, nil)
 	if err != nil {
 		return nil, err
 	}
+	defer src.close()
 	// Asked again with the record that is replaced; here to spare the archive.
 	if err := changeable(&f.rec, ref, in.RevisionId); err != nil {
 		return nil, err
 	}
-	info, err := archive.Inspect(bytes.NewReader(zip), int64(len(zip)))
+	info, err := archive.Inspect(src, src.size)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkSigning(c, f.rec.CodeSigning, bytes.NewReader(zip), int64(len(zip))); err != nil {
+	if err := s.checkSigning(c, f.rec.CodeSigning, src, src.size); err != nil {
 		return nil, err
 	}
-	stored, release := archiveRecord{Digest: digestOf(zip), Size: int64(len(zip)), Unzipped: info.Unzipped}, func() {}
+	stored, release := archiveRecord{Digest: src.digest, Size: src.size, Unzipped: info.Unzipped}, func() {}
 	if !value(in.DryRun) {
-		if err := s.checkStorage(c, len(zip)); err != nil {
+		if err := s.checkStorage(c, src.size); err != nil {
 			return nil, err
 		}
-		if stored, release, err = s.store(c, zip, info); err != nil {
+		if stored, release, err = s.store(c, src, info); err != nil {
 			return nil, err
 		}
 	}

@@ -55,6 +55,11 @@ type Config struct {
 	// Archives unpacks code before a function becomes Active. Default: nothing
 	// is unpacked ahead.
 	Archives Archives
+	// Objects is where code in S3 is read from. Default: code from S3 is refused.
+	Objects Objects
+	// Scratch is a directory for packages from S3 while they are checked. Default:
+	// that for temporary files.
+	Scratch string
 	// RuntimeNames are the runtime identifiers that this host can run.
 	RuntimeNames []string
 	// ResolveRuntime returns the version of a runtime that AWS knows or

@@ -1,9 +1,9 @@
 package lambda
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -39,15 +39,19 @@ func (s *Service) publishLayerVersion(c *call, in *PublishLayerVersionRequest) (
 	if err != nil {
 		return nil, err
 	}
-	zip, err := source(in.Content.ZipFile, in.Content.S3Bucket, in.Content.S3Key, in.Content.S3ObjectVersion, nil)
+	src, err := s.source(c, in.Content.ZipFile, in.Content.S3Bucket, in.Content.S3Key, in.Content.S3ObjectVersion, nil)
 	if err != nil {
 		return nil, err
 	}
-	info, err := archive.InspectLayer(bytes.NewReader(zip), int64(len(zip)), in.CompatibleArchitectures)
+	defer src.close()
+	info, err := archive.InspectLayer(src, src.size, in.CompatibleArchitectures)
 	if err != nil {
 		return nil, err
 	}
-	stored, release, err := s.store(c, zip, info)
+	if err := s.checkStorage(c, src.size); err != nil {
+		return nil, err
+	}
+	stored, release, err := s.store(c, src, info)
 	if err != nil {
 		return nil, err
 	}
@@ -187,14 +191,13 @@ func (s *Service) deleteLayerVersion(c *call, in *DeleteLayerVersionRequest) (an
 
 // store makes an archive durable. It is safe from collection until release, by
 // when a record must name it.
-func (s *Service) store(c *call, zip []byte, info archive.Info) (rec archiveRecord, release func(), err error) {
+func (s *Service) store(c *call, src *source, info archive.Info) (rec archiveRecord, release func(), err error) {
 	if err := s.Reserve(); err != nil {
 		return rec, nil, errFull(err)
 	}
-	digest := digestOf(zip)
-	release = s.Registry.pin(digest)
-	got, size, err := s.Blobs.Put(c.Context(), bytes.NewReader(zip))
-	if err == nil && got != digest {
+	release = s.Registry.pin(src.digest)
+	got, size, err := s.Blobs.Put(c.Context(), io.NewSectionReader(src, 0, src.size))
+	if err == nil && got != src.digest {
 		err = fmt.Errorf("%w: stored as %s", blob.ErrCorrupt, got)
 	}
 	if err != nil {
@@ -202,7 +205,7 @@ func (s *Service) store(c *call, zip []byte, info archive.Info) (rec archiveReco
 		if errors.Is(err, blob.ErrFull) {
 			return rec, nil, errFull(err)
 		}
-		return rec, nil, fmt.Errorf("lambda: storing an archive of %d bytes: %w", len(zip), err)
+		return rec, nil, fmt.Errorf("lambda: storing an archive of %d bytes: %w", src.size, err)
 	}
-	return archiveRecord{Digest: digest, Size: size, Unzipped: info.Unzipped}, release, nil
+	return archiveRecord{Digest: src.digest, Size: size, Unzipped: info.Unzipped}, release, nil
 }
