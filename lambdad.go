@@ -46,6 +46,33 @@ type Target struct {
 	Weight     float64 // 0..1
 }
 
+// Concurrency is what a function was given of its account's. The zero value is
+// nothing of its own.
+type Concurrency struct {
+	// Reserved is for the versions of this function alone, and all they get; nil:
+	// they share what the account has left.
+	Reserved *int
+	// Provisioned is initialised ahead, each version once.
+	Provisioned []Provision
+}
+
+// A Provision is a number of environments of a version that are initialised ahead.
+type Provision struct {
+	Version *Version
+	Count   int
+}
+
+// Provisioned says how far the provisioned environments of a version are.
+type Provisioned struct {
+	Requested int
+	// Available are initialised, whether in use or not.
+	Available int
+	InUse     int
+	// Failure is why the last start failed, or why none can be made, as AWS's
+	// StatusReason; "" if what is missing is under way.
+	Failure string
+}
+
 // An Archive is a code or layer package in the blob store.
 type Archive struct {
 	ARN      string // layer version ARN; empty for function code

@@ -188,6 +188,8 @@ func on(operation, name, qualifier string) request {
 		r.method, r.path, r.raw = "POST", r.path+"/invocations", []byte("{}")
 	case "GetFunctionCodeSigningConfig":
 		r.method, r.path = "GET", strings.Replace(r.path, functionsPath, "/2020-06-30/functions", 1)+"/code-signing-config"
+	case "GetFunctionConcurrency":
+		r.method, r.path = "GET", strings.Replace(r.path, functionsPath, "/2019-09-30/functions", 1)+"/concurrency"
 	case "UpdateFunctionCode":
 		r.method, r.path = "PUT", r.path+"/code"
 	case "UpdateFunctionConfiguration":
@@ -291,7 +293,7 @@ func (l *lab) provoke(r row) (request, bool) {
 		runtime := series[strings.IndexByte(series, '[')+1 : len(series)-1]
 		return l.createRequest(obj{"Runtime": runtime}), true
 	}
-	for _, m := range []map[string]func(*lab) request{provocations, versionProvocations, policyProvocations} {
+	for _, m := range []map[string]func(*lab) request{provocations, versionProvocations, policyProvocations, concurrencyProvocations} {
 		if f := m[r.operation+": "+condition]; f != nil {
 			return f(l), true
 		}
@@ -539,7 +541,6 @@ func invokeWith(payload string) func(*lab) request {
 const (
 	noVPC         = "VpcConfig is refused: there are no subnets or security groups to look up"
 	noImages      = "image functions are refused until there is a registry"
-	noReserved    = "reserved concurrency has no operations yet, so it cannot be exhausted"
 	byEnvironment = "made by the execution environment, which asserts it in its failure matrix; here functions do not run"
 )
 
@@ -550,11 +551,6 @@ var exceptions = map[string]string{
 	"UpdateFunctionCode: lambda image crud / image-to-zipfile-error":                                  noImages,
 	"AddPermission: lambda permission revisions / add permission revision id doesnotmatch":            "a newer recording has the same request answered with GetPolicy in the text",
 	"PublishVersion: lambda image versions / invalid sha publish":                                     noImages,
-	"Invoke: lambda concurrency block / invoke latest first exc":                                      noReserved,
-	"Invoke: lambda concurrency block / invoke latest second exc":                                     noReserved,
-	"Invoke: reserved concurrency / exc no cap requestresponse":                                       noReserved,
-	"Invoke: reserved concurrency async queue / too many requests exc":                                noReserved,
-	"Invoke: reserved provisioned overlap / reserved equals provisioned latest invoke exc":            noReserved,
 	"Invoke: RequestResponse; timeout, older payload form":                                            byEnvironment,
 	"Invoke: RequestResponse; handler raised an exception":                                            byEnvironment,
 	"Invoke: RequestResponse; import/init code raised":                                                byEnvironment,
@@ -676,6 +672,9 @@ func compare(r row, vars map[string]string, status int, header http.Header, body
 			differ("Type", got.Type, value)
 		case "Reason":
 			differ("Reason", got.Reason, value)
+		case "Status", "StatusReason":
+			have, _ := members[key].(string)
+			differ(key, have, value)
 		case "msgkey":
 			if _, ok := members[value]; !ok {
 				differences = append(differences, "the message is not in member "+value)

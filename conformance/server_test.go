@@ -24,8 +24,10 @@ import (
 	"github.com/lambdad/lambdad/aws"
 	"github.com/lambdad/lambdad/frontend"
 	"github.com/lambdad/lambdad/mem"
+	"github.com/lambdad/lambdad/placement"
 	"github.com/lambdad/lambdad/service/lambda"
 	"github.com/lambdad/lambdad/service/sts"
+	"github.com/lambdad/lambdad/worker"
 )
 
 const (
@@ -46,14 +48,37 @@ type server struct {
 
 	mu     sync.Mutex
 	answer func(*lambdad.Invocation) (*lambdad.Response, error)
+
+	provisioned map[*lambdad.Version]int
+	initFails   bool
 }
 
-// Invoke implements frontend.Placer.
-func (s *server) Invoke(_ context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
+// Invoke implements placement.Worker.
+func (s *server) Invoke(_ context.Context, inv *lambdad.Invocation, unit worker.Unit) (*lambdad.Response, error) {
+	defer unit.Release(false)
 	s.mu.Lock()
 	answer := s.answer
 	s.mu.Unlock()
 	return answer(inv)
+}
+
+// Provision implements placement.Worker.
+func (s *server) Provision(v *lambdad.Version, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.provisioned[v] = n
+}
+
+// Provisioned implements placement.Worker: all are there, unless initialisations
+// fail.
+func (s *server) Provisioned(v *lambdad.Version) lambdad.Provisioned {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.provisioned[v]
+	if s.initFails {
+		return lambdad.Provisioned{Requested: n, Failure: "FUNCTION_ERROR_INIT_FAILURE"}
+	}
+	return lambdad.Provisioned{Requested: n, Available: n}
 }
 
 func (s *server) answers(f func(*lambdad.Invocation) (*lambdad.Response, error)) {
@@ -117,7 +142,7 @@ func (b *syncBuffer) String() string {
 func newServer(t testing.TB, opts aws.Options) *server {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &server{keys: aws.NewKeyStore(), events: mem.NewQueue(), logs: &syncBuffer{}}
+	s := &server{keys: aws.NewKeyStore(), events: mem.NewQueue(), provisioned: map[*lambdad.Version]int{}, logs: &syncBuffer{}}
 	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.answers(func(inv *lambdad.Invocation) (*lambdad.Response, error) {
 		return &lambdad.Response{Payload: inv.Payload, ExecutedVersion: inv.Version.Number}, nil
@@ -128,8 +153,9 @@ func newServer(t testing.TB, opts aws.Options) *server {
 	}
 	blobs := mem.NewBlobs()
 	s.archives = &gatedArchives{Cache: archive.NewCache(filepath.Join(t.TempDir(), "unpacked"), blobs)}
+	placer := placement.New(s, 1000)
 	functions := lambda.New(lambda.Config{
-		Registry: s.registry, Frontend: frontend.New(s.registry, s, s.events), Blobs: blobs, Archives: s.archives,
+		Registry: s.registry, Frontend: frontend.New(s.registry, placer, s.events), Placer: placer, Blobs: blobs, Archives: s.archives,
 		RuntimeNames:   []string{"provided.al2023", "python3.9", "python3.12"},
 		ResolveRuntime: func(_ context.Context, name string) (string, error) { return name, nil },
 		Architectures:  []string{"x86_64", "arm64"},

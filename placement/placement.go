@@ -50,22 +50,7 @@ var ErrZeroReserved = errors.New("placement: the function's reserved concurrency
 type Worker interface {
 	Invoke(ctx context.Context, inv *lambdad.Invocation, unit worker.Unit) (*lambdad.Response, error)
 	Provision(v *lambdad.Version, n int)
-	Provisioned(v *lambdad.Version) worker.Provisioned
-}
-
-// Concurrency is what a function was given of its account's.
-type Concurrency struct {
-	// Reserved is for the versions of this function alone, and all they get; nil:
-	// they share what the account has left.
-	Reserved *int
-	// Provisioned is initialised ahead, for each version once.
-	Provisioned []Provision
-}
-
-// A Provision is a number of environments of a version that are initialised ahead.
-type Provision struct {
-	Version *lambdad.Version
-	Count   int
+	Provisioned(v *lambdad.Version) lambdad.Provisioned
 }
 
 // A Placer gives out concurrency.
@@ -172,7 +157,7 @@ func (p *Placer) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.
 // Configure says what a function has from now on; the zero value: nothing of its
 // own. Invocations under way count as what they were taken for, within the new
 // limits first. It tells the worker what to initialise ahead.
-func (p *Placer) Configure(accountID, region, name string, c Concurrency) {
+func (p *Placer) Configure(accountID, region, name string, c lambdad.Concurrency) {
 	p.configuring.Lock()
 	defer p.configuring.Unlock()
 	gone := p.configure(functionKey{accountID, region, name}, c)
@@ -185,11 +170,11 @@ func (p *Placer) Configure(accountID, region, name string, c Concurrency) {
 }
 
 // Provisioned says how far the worker is with what is provisioned for a version.
-func (p *Placer) Provisioned(v *lambdad.Version) worker.Provisioned { return p.worker.Provisioned(v) }
+func (p *Placer) Provisioned(v *lambdad.Version) lambdad.Provisioned { return p.worker.Provisioned(v) }
 
 // configure changes the counts and returns the versions for which nothing is
 // provisioned any more.
-func (p *Placer) configure(k functionKey, c Concurrency) (gone []*lambdad.Version) {
+func (p *Placer) configure(k functionKey, c lambdad.Concurrency) (gone []*lambdad.Version) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f := p.functions[k]

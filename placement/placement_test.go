@@ -74,7 +74,7 @@ func (h *host) Provision(v *lambdad.Version, n int) {
 	h.provision[v.Function+":"+v.Number] = n
 }
 
-func (h *host) Provisioned(*lambdad.Version) worker.Provisioned { return worker.Provisioned{} }
+func (h *host) Provisioned(*lambdad.Version) lambdad.Provisioned { return lambdad.Provisioned{} }
 
 func version(function, number string) *lambdad.Version {
 	return &lambdad.Version{Account: "1", Region: "eu-west-1", Function: function, Number: number}
@@ -126,18 +126,18 @@ func idle(t *testing.T, p *placement.Placer) {
 func TestExactUnderParallelCalls(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		c      placement.Concurrency
+		c      lambdad.Concurrency
 		limit  int
 		ran    int
 		reason string
 	}{
-		{"the account", placement.Concurrency{}, 120, 120, account},
-		{"reserved", placement.Concurrency{Reserved: new(37)}, 1000, 37, reserved},
-		{"reserved 0", placement.Concurrency{Reserved: new(0)}, 1000, 0, reserved},
-		{"reserved with provisioned inside", placement.Concurrency{Reserved: new(37), Provisioned: []placement.Provision{{Version: version("f", "1"), Count: 30}}}, 1000, 37, reserved},
-		{"provisioned alone and spill-over", placement.Concurrency{Provisioned: []placement.Provision{{Version: version("f", "1"), Count: 30}}}, 120, 120, account},
-		{"provisioned for another version", placement.Concurrency{Provisioned: []placement.Provision{{Version: version("f", "2"), Count: 30}}}, 120, 90, account},
-		{"reserved is provisioned for another version", placement.Concurrency{Reserved: new(30), Provisioned: []placement.Provision{{Version: version("f", "2"), Count: 30}}}, 1000, 0, reserved},
+		{"the account", lambdad.Concurrency{}, 120, 120, account},
+		{"reserved", lambdad.Concurrency{Reserved: new(37)}, 1000, 37, reserved},
+		{"reserved 0", lambdad.Concurrency{Reserved: new(0)}, 1000, 0, reserved},
+		{"reserved with provisioned inside", lambdad.Concurrency{Reserved: new(37), Provisioned: []lambdad.Provision{{Version: version("f", "1"), Count: 30}}}, 1000, 37, reserved},
+		{"provisioned alone and spill-over", lambdad.Concurrency{Provisioned: []lambdad.Provision{{Version: version("f", "1"), Count: 30}}}, 120, 120, account},
+		{"provisioned for another version", lambdad.Concurrency{Provisioned: []lambdad.Provision{{Version: version("f", "2"), Count: 30}}}, 120, 90, account},
+		{"reserved is provisioned for another version", lambdad.Concurrency{Reserved: new(30), Provisioned: []lambdad.Provision{{Version: version("f", "2"), Count: 30}}}, 1000, 0, reserved},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -161,7 +161,7 @@ func TestReservedIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(time.Minute, 0)
 		p := placement.New(h, 100)
-		p.Configure("1", "eu-west-1", "kept", placement.Concurrency{Reserved: new(30)})
+		p.Configure("1", "eu-west-1", "kept", lambdad.Concurrency{Reserved: new(30)})
 		var others int
 		var reasons []string
 		done := make(chan struct{})
@@ -194,7 +194,7 @@ func TestChangesUnderWay(t *testing.T) {
 		h := newHost(time.Minute, 0)
 		p := placement.New(h, 100)
 		one, two := version("f", "1"), version("f", "2")
-		set := func(c placement.Concurrency) { p.Configure("1", "eu-west-1", "f", c) }
+		set := func(c lambdad.Concurrency) { p.Configure("1", "eu-west-1", "f", c) }
 		var running sync.WaitGroup
 		begin := func(n int, v *lambdad.Version) {
 			t.Helper()
@@ -218,23 +218,23 @@ func TestChangesUnderWay(t *testing.T) {
 			}
 		}
 		begin(10, one)
-		set(placement.Concurrency{Reserved: new(12)}) // ten of them are in use
+		set(lambdad.Concurrency{Reserved: new(12)}) // ten of them are in use
 		begin(2, one)
 		refused(one, reserved)
-		set(placement.Concurrency{}) // of the account's hundred twelve are in use
+		set(lambdad.Concurrency{}) // of the account's hundred twelve are in use
 		begin(88, one)
 		refused(one, account)
-		set(placement.Concurrency{Reserved: new(5)}) // less than runs
+		set(lambdad.Concurrency{Reserved: new(5)}) // less than runs
 		refused(one, reserved)
-		set(placement.Concurrency{})
+		set(lambdad.Concurrency{})
 		running.Wait()
 		synctest.Wait()
 
 		// The allotment moves to another version while it is in use.
-		set(placement.Concurrency{Reserved: new(10), Provisioned: []placement.Provision{{Version: one, Count: 6}}})
+		set(lambdad.Concurrency{Reserved: new(10), Provisioned: []lambdad.Provision{{Version: one, Count: 6}}})
 		begin(6, one) // provisioned
 		begin(1, one) // spilt
-		set(placement.Concurrency{Reserved: new(10), Provisioned: []placement.Provision{{Version: two, Count: 6}}})
+		set(lambdad.Concurrency{Reserved: new(10), Provisioned: []lambdad.Provision{{Version: two, Count: 6}}})
 		if h.provision["f:1"] != 0 || h.provision["f:2"] != 6 {
 			t.Errorf("the worker was told %v", h.provision)
 		}
@@ -249,7 +249,7 @@ func TestChangesUnderWay(t *testing.T) {
 		if ran, _ := calls(t, p, 50, two); ran != 10 {
 			t.Errorf("%d ran of what is provisioned and the rest", ran)
 		}
-		set(placement.Concurrency{})
+		set(lambdad.Concurrency{})
 		if ran, _ := calls(t, p, 500, two); ran != 100 {
 			t.Errorf("%d ran in the end", ran)
 		}
@@ -263,11 +263,11 @@ func TestChangesUnderWay(t *testing.T) {
 func TestHeldUntilIdle(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		c    placement.Concurrency
+		c    lambdad.Concurrency
 	}{
-		{"reserved", placement.Concurrency{Reserved: new(1)}},
-		{"provisioned", placement.Concurrency{Reserved: new(1), Provisioned: []placement.Provision{{Version: version("f", "1"), Count: 1}}}},
-		{"account", placement.Concurrency{}},
+		{"reserved", lambdad.Concurrency{Reserved: new(1)}},
+		{"provisioned", lambdad.Concurrency{Reserved: new(1), Provisioned: []lambdad.Provision{{Version: version("f", "1"), Count: 1}}}},
+		{"account", lambdad.Concurrency{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -330,7 +330,7 @@ func TestErrorGivesBack(t *testing.T) {
 func TestZeroReserved(t *testing.T) {
 	p := placement.New(newHost(0, 0), 1)
 	for _, reserve := range []int{0, 1} {
-		p.Configure("1", "eu-west-1", "f", placement.Concurrency{Reserved: &reserve, Provisioned: []placement.Provision{{Version: version("f", "2"), Count: reserve}}})
+		p.Configure("1", "eu-west-1", "f", lambdad.Concurrency{Reserved: &reserve, Provisioned: []lambdad.Provision{{Version: version("f", "2"), Count: reserve}}})
 		_, err := p.Invoke(t.Context(), &lambdad.Invocation{Version: version("f", "1")})
 		if err == nil || errors.Is(err, placement.ErrZeroReserved) != (reserve == 0) {
 			t.Errorf("reserved %d: %v", reserve, err)
@@ -346,17 +346,17 @@ func (*answers) Invoke(_ context.Context, _ *lambdad.Invocation, u worker.Unit) 
 	u.Release(true)
 	return nil, nil
 }
-func (*answers) Provision(*lambdad.Version, int)                     {}
-func (*answers) Provisioned(*lambdad.Version) (p worker.Provisioned) { return p }
+func (*answers) Provision(*lambdad.Version, int)                      {}
+func (*answers) Provisioned(*lambdad.Version) (p lambdad.Provisioned) { return p }
 
 func BenchmarkInvoke(b *testing.B) {
 	for _, c := range []struct {
 		name string
-		c    placement.Concurrency
+		c    lambdad.Concurrency
 	}{
-		{"account", placement.Concurrency{}},
-		{"reserved", placement.Concurrency{Reserved: new(10)}},
-		{"provisioned", placement.Concurrency{Provisioned: []placement.Provision{{Version: version("f", "1"), Count: 1}}}},
+		{"account", lambdad.Concurrency{}},
+		{"reserved", lambdad.Concurrency{Reserved: new(10)}},
+		{"provisioned", lambdad.Concurrency{Provisioned: []lambdad.Provision{{Version: version("f", "1"), Count: 1}}}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			p := placement.New(&answers{}, 1000)

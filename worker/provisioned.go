@@ -26,17 +26,6 @@ const (
 // fails or hits its limit (lifecycle.md section 3.2).
 const reasonInitFailed = "FUNCTION_ERROR_INIT_FAILURE"
 
-// Provisioned says how far the provisioned environments of a version are.
-type Provisioned struct {
-	Requested int
-	// Available are initialised, whether in use or not.
-	Available int
-	InUse     int
-	// Failure is why the last start failed, or why none can be made; "" if the
-	// rest is under way.
-	Failure string
-}
-
 // provision is the part of a pool that is provisioned.
 type provision struct {
 	target int
@@ -82,15 +71,15 @@ func (w *Local) Provision(v *lambdad.Version, n int) {
 }
 
 // Provisioned says how far the environments are that Provision asked for.
-func (w *Local) Provisioned(v *lambdad.Version) Provisioned {
+func (w *Local) Provisioned(v *lambdad.Version) lambdad.Provisioned {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p := w.pools[keyOf(v)]
 	if p == nil {
-		return Provisioned{}
+		return lambdad.Provisioned{}
 	}
 	a := &p.ahead
-	s := Provisioned{Requested: a.target, Available: min(a.ready, a.target), InUse: a.ready - len(a.idle), Failure: a.failure}
+	s := lambdad.Provisioned{Requested: a.target, Available: min(a.ready, a.target), InUse: a.ready - len(a.idle), Failure: a.failure}
 	switch {
 	case s.Available == s.Requested:
 		s.Failure = ""

@@ -65,6 +65,7 @@ type node struct {
 	archives *archive.Cache
 	runtimes *runtimes.Set
 	worker   *worker.Local
+	placer   *placement.Placer
 	frontend *frontend.Frontend
 
 	stop context.CancelFunc
@@ -108,7 +109,8 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 		Egress:       c.egressOf,
 		Logger:       c.Log,
 	})
-	n.frontend = frontend.New(c.Versions, placement.New(n.worker, concurrencyLimit), c.Events)
+	n.placer = placement.New(n.worker, concurrencyLimit)
+	n.frontend = frontend.New(c.Versions, n.placer, c.Events)
 	// Background work outlives the caller: close ends it.
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop

@@ -134,7 +134,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return err
 	}
 	lambdaAPI := lambdaservice.New(lambdaservice.Config{
-		Registry: registry, Frontend: n.frontend, Blobs: blobs, Archives: n.archives,
+		Registry: registry, Frontend: n.frontend, Placer: n.placer, Blobs: blobs, Archives: n.archives,
 		Objects: s3API, Scratch: dir.Run(),
 		RuntimeNames: n.runtimes.Names(),
 		ResolveRuntime: func(ctx context.Context, name string) (string, error) {

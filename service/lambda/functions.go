@@ -464,6 +464,9 @@ func (s *Service) getFunction(c *call, in *GetFunctionRequest) (any, error) {
 	if len(v.latest.rec.Tags) > 0 {
 		out.Tags = v.latest.rec.Tags
 	}
+	if n := v.latest.rec.Reserved; n != nil && v.ref.qualifier == "" {
+		out.Concurrency = &Concurrency{ReservedConcurrentExecutions: n}
+	}
 	return out, nil
 }
 
@@ -785,7 +788,8 @@ func (s *Service) getAccountSettings(c *call, _ *GetAccountSettingsRequest) (any
 	return &GetAccountSettingsResponse{
 		AccountLimit: &AccountLimit{
 			TotalCodeSize: new(int64(maxCodeStorage)), CodeSizeUnzipped: new(int64(lambdad.MaxUnzipped)), CodeSizeZipped: new(int64(lambdad.MaxZip)),
-			ConcurrentExecutions: &s.Concurrency, UnreservedConcurrentExecutions: &s.Concurrency,
+			ConcurrentExecutions:           &s.Concurrency,
+			UnreservedConcurrentExecutions: new(s.Registry.unreserved(scope{c.Identity.Account, c.Region}, s.Concurrency, "")),
 		},
 		AccountUsage: &AccountUsage{TotalCodeSize: &bytes, FunctionCount: &functions},
 	}, nil

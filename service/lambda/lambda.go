@@ -51,7 +51,9 @@ type Archives interface {
 type Config struct {
 	Registry *Registry
 	Frontend Frontend
-	Blobs    blob.Store
+	// Placer gets to know what is reserved and provisioned. Default: nobody does.
+	Placer Placer
+	Blobs  blob.Store
 	// Archives unpacks code before a function becomes Active. Default: nothing
 	// is unpacked ahead.
 	Archives Archives
@@ -286,51 +288,58 @@ func tooLarge(c *call) error {
 
 func handlers() map[string]handler {
 	return map[string]handler{
-		"AddLayerVersionPermission":        operation((*Service).addLayerVersionPermission),
-		"AddPermission":                    operation((*Service).addPermission),
-		"CreateAlias":                      operation((*Service).createAlias),
-		"CreateCodeSigningConfig":          operation((*Service).createCodeSigningConfig),
-		"CreateFunction":                   operation((*Service).createFunction),
-		"DeleteAlias":                      operation((*Service).deleteAlias),
-		"DeleteCodeSigningConfig":          operation((*Service).deleteCodeSigningConfig),
-		"DeleteFunction":                   operation((*Service).deleteFunction),
-		"DeleteFunctionCodeSigningConfig":  operation((*Service).deleteFunctionCodeSigningConfig),
-		"DeleteLayerVersion":               operation((*Service).deleteLayerVersion),
-		"GetAccountSettings":               operation((*Service).getAccountSettings),
-		"GetAlias":                         operation((*Service).getAlias),
-		"GetCodeSigningConfig":             operation((*Service).getCodeSigningConfig),
-		"GetFunction":                      operation((*Service).getFunction),
-		"GetFunctionCodeSigningConfig":     operation((*Service).getFunctionCodeSigningConfig),
-		"GetFunctionConfiguration":         operation((*Service).getFunctionConfiguration),
-		"GetFunctionRecursionConfig":       operation((*Service).getFunctionRecursionConfig),
-		"GetLayerVersion":                  operation((*Service).getLayerVersion),
-		"GetLayerVersionByArn":             operation((*Service).getLayerVersionByArn),
-		"GetLayerVersionPolicy":            operation((*Service).getLayerVersionPolicy),
-		"GetPolicy":                        operation((*Service).getPolicy),
-		"GetRuntimeManagementConfig":       operation((*Service).getRuntimeManagementConfig),
-		"Invoke":                           (*Service).invoke,
-		"InvokeAsync":                      (*Service).invokeAsync,
-		"ListAliases":                      operation((*Service).listAliases),
-		"ListCodeSigningConfigs":           operation((*Service).listCodeSigningConfigs),
-		"ListFunctions":                    operation((*Service).listFunctions),
-		"ListFunctionsByCodeSigningConfig": operation((*Service).listFunctionsByCodeSigningConfig),
-		"ListLayerVersions":                operation((*Service).listLayerVersions),
-		"ListLayers":                       operation((*Service).listLayers),
-		"ListTags":                         operation((*Service).listTags),
-		"ListVersionsByFunction":           operation((*Service).listVersionsByFunction),
-		"PublishLayerVersion":              operation((*Service).publishLayerVersion),
-		"PublishVersion":                   operation((*Service).publishVersion),
-		"PutFunctionCodeSigningConfig":     operation((*Service).putFunctionCodeSigningConfig),
-		"PutFunctionRecursionConfig":       operation((*Service).putFunctionRecursionConfig),
-		"PutRuntimeManagementConfig":       operation((*Service).putRuntimeManagementConfig),
-		"RemoveLayerVersionPermission":     operation((*Service).removeLayerVersionPermission),
-		"RemovePermission":                 operation((*Service).removePermission),
-		"TagResource":                      operation((*Service).tagResource),
-		"UntagResource":                    operation((*Service).untagResource),
-		"UpdateAlias":                      operation((*Service).updateAlias),
-		"UpdateCodeSigningConfig":          operation((*Service).updateCodeSigningConfig),
-		"UpdateFunctionCode":               operation((*Service).updateFunctionCode),
-		"UpdateFunctionConfiguration":      operation((*Service).updateFunctionConfiguration),
+		"AddLayerVersionPermission":          operation((*Service).addLayerVersionPermission),
+		"AddPermission":                      operation((*Service).addPermission),
+		"CreateAlias":                        operation((*Service).createAlias),
+		"CreateCodeSigningConfig":            operation((*Service).createCodeSigningConfig),
+		"CreateFunction":                     operation((*Service).createFunction),
+		"DeleteAlias":                        operation((*Service).deleteAlias),
+		"DeleteCodeSigningConfig":            operation((*Service).deleteCodeSigningConfig),
+		"DeleteFunction":                     operation((*Service).deleteFunction),
+		"DeleteFunctionCodeSigningConfig":    operation((*Service).deleteFunctionCodeSigningConfig),
+		"DeleteFunctionConcurrency":          operation((*Service).deleteFunctionConcurrency),
+		"DeleteLayerVersion":                 operation((*Service).deleteLayerVersion),
+		"DeleteProvisionedConcurrencyConfig": operation((*Service).deleteProvisionedConcurrencyConfig),
+		"GetAccountSettings":                 operation((*Service).getAccountSettings),
+		"GetAlias":                           operation((*Service).getAlias),
+		"GetCodeSigningConfig":               operation((*Service).getCodeSigningConfig),
+		"GetFunction":                        operation((*Service).getFunction),
+		"GetFunctionCodeSigningConfig":       operation((*Service).getFunctionCodeSigningConfig),
+		"GetFunctionConcurrency":             operation((*Service).getFunctionConcurrency),
+		"GetFunctionConfiguration":           operation((*Service).getFunctionConfiguration),
+		"GetFunctionRecursionConfig":         operation((*Service).getFunctionRecursionConfig),
+		"GetLayerVersion":                    operation((*Service).getLayerVersion),
+		"GetLayerVersionByArn":               operation((*Service).getLayerVersionByArn),
+		"GetLayerVersionPolicy":              operation((*Service).getLayerVersionPolicy),
+		"GetPolicy":                          operation((*Service).getPolicy),
+		"GetProvisionedConcurrencyConfig":    operation((*Service).getProvisionedConcurrencyConfig),
+		"GetRuntimeManagementConfig":         operation((*Service).getRuntimeManagementConfig),
+		"Invoke":                             (*Service).invoke,
+		"InvokeAsync":                        (*Service).invokeAsync,
+		"ListAliases":                        operation((*Service).listAliases),
+		"ListCodeSigningConfigs":             operation((*Service).listCodeSigningConfigs),
+		"ListFunctions":                      operation((*Service).listFunctions),
+		"ListFunctionsByCodeSigningConfig":   operation((*Service).listFunctionsByCodeSigningConfig),
+		"ListLayerVersions":                  operation((*Service).listLayerVersions),
+		"ListLayers":                         operation((*Service).listLayers),
+		"ListProvisionedConcurrencyConfigs":  operation((*Service).listProvisionedConcurrencyConfigs),
+		"ListTags":                           operation((*Service).listTags),
+		"ListVersionsByFunction":             operation((*Service).listVersionsByFunction),
+		"PublishLayerVersion":                operation((*Service).publishLayerVersion),
+		"PublishVersion":                     operation((*Service).publishVersion),
+		"PutFunctionCodeSigningConfig":       operation((*Service).putFunctionCodeSigningConfig),
+		"PutFunctionConcurrency":             operation((*Service).putFunctionConcurrency),
+		"PutFunctionRecursionConfig":         operation((*Service).putFunctionRecursionConfig),
+		"PutProvisionedConcurrencyConfig":    operation((*Service).putProvisionedConcurrencyConfig),
+		"PutRuntimeManagementConfig":         operation((*Service).putRuntimeManagementConfig),
+		"RemoveLayerVersionPermission":       operation((*Service).removeLayerVersionPermission),
+		"RemovePermission":                   operation((*Service).removePermission),
+		"TagResource":                        operation((*Service).tagResource),
+		"UntagResource":                      operation((*Service).untagResource),
+		"UpdateAlias":                        operation((*Service).updateAlias),
+		"UpdateCodeSigningConfig":            operation((*Service).updateCodeSigningConfig),
+		"UpdateFunctionCode":                 operation((*Service).updateFunctionCode),
+		"UpdateFunctionConfiguration":        operation((*Service).updateFunctionConfiguration),
 	}
 }
 
@@ -349,6 +358,9 @@ const (
 
 // Run takes up accepted changes and collects archives until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
+	if s.Placer != nil {
+		s.Registry.follow(s.Placer.Configure)
+	}
 	var wg sync.WaitGroup
 	for range settlers {
 		wg.Go(func() {

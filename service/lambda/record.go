@@ -53,6 +53,8 @@ type functionRecord struct {
 	RuntimeManagement runtimeRecord     `json:"runtimeManagement,omitzero"`
 	RecursiveLoop     string            `json:"recursiveLoop,omitempty"` // Allow, or Terminate
 	CodeSigning       string            `json:"codeSigning,omitempty"`   // ARN
+	// Reserved is the function's reserved concurrency, or null.
+	Reserved *int64 `json:"reserved,omitempty"`
 }
 
 // A statusRecord is how far a function or version is.
@@ -78,8 +80,9 @@ type versionRecord struct {
 	Description *string `json:"description,omitempty"`
 
 	statusRecord
-	Policy            policyRecord  `json:"policy,omitzero"`
-	RuntimeManagement runtimeRecord `json:"runtimeManagement,omitzero"`
+	Policy            policyRecord       `json:"policy,omitzero"`
+	RuntimeManagement runtimeRecord      `json:"runtimeManagement,omitzero"`
+	Provisioned       *provisionedRecord `json:"provisioned,omitempty"`
 }
 
 // An aliasRecord is an alias as stored, under
@@ -93,6 +96,8 @@ type aliasRecord struct {
 	Weight     float64      `json:"weight,omitempty"`
 	RevisionID string       `json:"revisionId"`
 	Policy     policyRecord `json:"policy,omitzero"`
+	// Provisioned moves with the alias.
+	Provisioned *provisionedRecord `json:"provisioned,omitempty"`
 }
 
 // A policyRecord is a resource policy: its statements in the order in which they

@@ -43,6 +43,7 @@ type Registry struct {
 	updates       <-chan store.Update
 	onChange      func(account, region, function, keepGeneration string)
 	onVersionGone func(account, region, function, generation string)
+	onShare       func(account, region, function string, c lambdad.Concurrency) // guarded by hooks; see follow
 	log           *slog.Logger
 	now           func() time.Time
 
@@ -50,6 +51,10 @@ type Registry struct {
 	// Taken before all others.
 	seed     maphash.Seed
 	families [64]sync.Mutex
+
+	// Who changes what functions have of their account's concurrency holds this, and
+	// takes it first.
+	sharing sync.Mutex
 
 	hooks sync.Mutex // held while OnChange and OnVersionGone run; taken without mu
 
@@ -59,6 +64,7 @@ type Registry struct {
 	layers    map[scope]map[string]*layer
 	signings  map[scope]map[string]*signing
 	used      map[scope]int64 // bytes of code and layers
+	shares    map[scope]map[string]share
 	// gone holds the last revision of records deleted here, until the watch has
 	// come as far: it may still bring what was before.
 	gone map[string]uint64
@@ -82,6 +88,7 @@ func NewRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 		names:     map[scope][]string{},
 		signings:  map[scope]map[string]*signing{},
 		used:      map[scope]int64{},
+		shares:    map[scope]map[string]share{},
 		layers:    map[scope]map[string]*layer{},
 		gone:      map[string]uint64{},
 		refs:      map[string]int{},
@@ -446,6 +453,7 @@ func (r *Registry) apply(u store.Update) { r.commit(u, false) }
 type change struct {
 	latest bool     // other code or configuration is in force
 	gone   []string // generations of versions that are no more
+	share  bool     // other concurrency is its own
 }
 
 // commit writes a change into memory and tells about it. With forgotten, it is a
@@ -477,8 +485,9 @@ func (r *Registry) commit(u store.Update, forgotten bool) {
 		delete(r.gone, u.Key)
 	}
 	changed := put()
+	changed.share = r.reshare(k)
 	r.mu.Unlock()
-	if !changed.latest && len(changed.gone) == 0 {
+	if !changed.latest && len(changed.gone) == 0 && !changed.share {
 		return
 	}
 	r.hooks.Lock()
@@ -491,6 +500,9 @@ func (r *Registry) commit(u store.Update, forgotten bool) {
 		for _, generation := range changed.gone {
 			r.onVersionGone(k.account, k.region, k.name, generation)
 		}
+	}
+	if changed.share && r.onShare != nil {
+		r.onShare(k.account, k.region, k.name, r.share(k.scope, k.name).Concurrency)
 	}
 }
 
