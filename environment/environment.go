@@ -386,14 +386,14 @@ func (e *Environment) idle(ctx context.Context, invoke func(*invocation) error) 
 		case inv := <-e.work:
 			return invoke(inv)
 		case p := <-e.gen.died():
-			e.log.Warn("a process ended while its environment was idle; the next invocation starts anew",
-				"process", p.name, "exit", p.proc.Exit().String())
 			p.exited = true
 			e.enter(StateResetting)
 			if e.ahead() {
 				e.halt(ctx, "failure", telemetry.SpanReset)
 				return fmt.Errorf("%w: %s ended while it was idle: %s", errLost, p.name, p.proc.Exit())
 			}
+			e.log.Warn("a process ended while its environment was idle; the next invocation starts anew",
+				"process", p.name, "exit", p.proc.Exit().String())
 			err := e.reset(ctx, "failure")
 			e.enter(StateIdle)
 			return err
