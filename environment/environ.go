@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lambdad/lambdad"
 )
 
 // runtimeOnly are variables that extensions must not see: they tell by them
@@ -16,28 +18,46 @@ var runtimeOnly = []string{
 	"LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
 }
 
+// environ makes the variables of a process of this environment.
+func (e *Environment) environ(extension bool, api string) []string {
+	return environ(&e.cfg, e.cfg.Sandbox.Path, extension, api, e.endpoint, e.logStream)
+}
+
+// Explained are the variables that a process of an environment would get whose
+// sandbox has every path at its own place: the runtime's, or those of an extension.
+func Explained(cfg Config, extension bool) []string {
+	if cfg.InitType == "" {
+		cfg.InitType = OnDemand
+	}
+	endpoint := ""
+	if cfg.Endpoint != nil {
+		endpoint = "http://" + endpointAddress
+	}
+	return environ(&cfg, func(p string) string { return p }, extension, runtimeAPIAddress, endpoint, cfg.LogStream)
+}
+
 // environ makes the variables of a process: defaults that the function may
 // override, what its runtime adds, the function's own, and over them what the
-// platform says.
-func (e *Environment) environ(extension bool, api string) []string {
-	v := e.cfg.Version
+// platform says. path is where the sandbox has one of its paths.
+func environ(cfg *Config, path func(string) string, extension bool, api, endpoint, logStream string) []string {
+	v := cfg.Version
 	env := map[string]string{
 		"LANG":                     "en_US.UTF-8",
 		"TZ":                       ":UTC",
-		"PATH":                     e.paths("/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
-		"LD_LIBRARY_PATH":          e.paths("/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib"),
+		"PATH":                     translate(path, "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
+		"LD_LIBRARY_PATH":          translate(path, "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib"),
 		"AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
 		"AWS_XRAY_DAEMON_ADDRESS":  xrayHost + ":" + xrayPort,
 	}
-	if tmp := e.cfg.Sandbox.Path("/tmp"); tmp != "/tmp" {
+	if tmp := path("/tmp"); tmp != "/tmp" {
 		env["TMPDIR"] = tmp
 	}
-	if e.endpoint != "" {
-		env["AWS_ENDPOINT_URL"] = e.endpoint
+	if endpoint != "" {
+		env["AWS_ENDPOINT_URL"] = endpoint
 	}
-	for k, value := range e.cfg.RuntimeEnv {
+	for k, value := range cfg.RuntimeEnv {
 		if !extension {
-			env[k] = e.paths(value)
+			env[k] = translate(path, value)
 		}
 	}
 	maps.Copy(env, v.Env)
@@ -47,16 +67,16 @@ func (e *Environment) environ(extension bool, api string) []string {
 		"AWS_LAMBDA_FUNCTION_NAME":        v.Function,
 		"AWS_LAMBDA_FUNCTION_VERSION":     v.Number,
 		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": strconv.Itoa(v.MemoryMB),
-		"AWS_LAMBDA_INITIALIZATION_TYPE":  e.cfg.InitType,
+		"AWS_LAMBDA_INITIALIZATION_TYPE":  cfg.InitType,
 		"AWS_REGION":                      v.Region,
 		"AWS_DEFAULT_REGION":              v.Region,
-		"AWS_ACCESS_KEY_ID":               e.cfg.Credentials.AccessKeyID,
-		"AWS_SECRET_ACCESS_KEY":           e.cfg.Credentials.SecretAccessKey,
-		"AWS_SESSION_TOKEN":               e.cfg.Credentials.SessionToken,
-		"AWS_LAMBDA_LOG_GROUP_NAME":       e.logGroup(),
-		"AWS_LAMBDA_LOG_STREAM_NAME":      e.logStream,
-		"LAMBDA_TASK_ROOT":                e.cfg.Sandbox.Path("/var/task"),
-		"LAMBDA_RUNTIME_DIR":              e.cfg.Sandbox.Path("/var/runtime"),
+		"AWS_ACCESS_KEY_ID":               cfg.Credentials.AccessKeyID,
+		"AWS_SECRET_ACCESS_KEY":           cfg.Credentials.SecretAccessKey,
+		"AWS_SESSION_TOKEN":               cfg.Credentials.SessionToken,
+		"AWS_LAMBDA_LOG_GROUP_NAME":       logGroup(v),
+		"AWS_LAMBDA_LOG_STREAM_NAME":      logStream,
+		"LAMBDA_TASK_ROOT":                path("/var/task"),
+		"LAMBDA_RUNTIME_DIR":              path("/var/runtime"),
 		"_HANDLER":                        v.Handler,
 		"_AWS_XRAY_DAEMON_ADDRESS":        xrayHost,
 		"_AWS_XRAY_DAEMON_PORT":           xrayPort,
@@ -93,20 +113,21 @@ const (
 	xrayPort = "2000"
 )
 
-func (e *Environment) logGroup() string {
-	if g := e.cfg.Version.Logging.Group; g != "" {
+func logGroup(v *lambdad.Version) string {
+	if g := v.Logging.Group; g != "" {
 		return g
 	}
-	return "/aws/lambda/" + e.cfg.Version.Function
+	return "/aws/lambda/" + v.Function
 }
 
-// paths translates the directories in a list that the sandbox may have elsewhere.
-func (e *Environment) paths(list string) string {
+// translate puts in their places the directories in a list that the sandbox may
+// have elsewhere.
+func translate(path func(string) string, list string) string {
 	parts := strings.Split(list, ":")
 	for i, p := range parts {
 		for _, root := range []string{"/var/lang", "/var/runtime", "/var/task", "/opt"} {
 			if p == root || strings.HasPrefix(p, root+"/") {
-				parts[i] = e.cfg.Sandbox.Path(p)
+				parts[i] = path(p)
 			}
 		}
 	}

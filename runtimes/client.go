@@ -32,6 +32,7 @@ func clientFiles(l *language) map[string][]byte {
 		script = append(script, b...)
 	}
 	files["bootstrap"] = script
+	files["explain"], _ = bootstraps.ReadFile("bootstrap/explain")
 	return files
 }
 
@@ -110,7 +111,7 @@ func (s *Set) writeClient(ctx context.Context, dir string, l *language, p interp
 	files["interpreter"] = []byte(insidePath(p) + "\n" + p.Path + "\n" + p.Flags + "\n")
 	for name, content := range files {
 		mode := fs.FileMode(0o644)
-		if name == "bootstrap" {
+		if name == "bootstrap" || name == "explain" {
 			mode = 0o755
 		}
 		if err := writeFile(filepath.Join(run, name), content, mode); err != nil {

@@ -145,6 +145,7 @@ func (s *Set) host(ctx context.Context, name string) (*Runtime, error) {
 		VersionID:   versionID(l, found),
 		Interpreter: found.Path,
 		Stands:      found.Release != release,
+		dir:         filepath.Join(dir, "runtime"),
 	}
 	s.resolved[name] = &resolved{runtime: r, stamp: st, dir: dir}
 	level, note := slog.LevelInfo, ""

@@ -47,6 +47,8 @@ type Runtime struct {
 	Interpreter string
 	// Stands says that the interpreter is of another release than the identifier's.
 	Stands bool
+
+	dir string // of the start script
 }
 
 // VersionARN is the runtime version's ARN in a region; empty for provided.*.
@@ -139,12 +141,13 @@ func (s *Set) List(ctx context.Context) []Listed {
 	return list
 }
 
-// Names are the identifiers that can be run on this host, as AWS spells them.
+// Names are the identifiers that Resolve knows, as AWS spells them, whether or not
+// this host has an interpreter for each: List says that.
 func (s *Set) Names() []string {
-	var names []string
-	for _, e := range s.List(context.Background()) {
-		if e.Usable {
-			names = append(names, e.Name)
+	names := []string{"provided.al2", "provided.al2023"}
+	for _, l := range languages() {
+		for _, release := range l.releases {
+			names = append(names, l.id(release))
 		}
 	}
 	return names

@@ -181,6 +181,9 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 			"/environments": answerJSON(func() []row { return rows(n.worker.Environments()) }),
 			"/phases":       answerJSON(lives.all),
 			"/bill":         serveBill(ledger, account, cfg.Region),
+			"/explain": explainer(func(ctx context.Context, function, qualifier string) (lambdad.Target, error) {
+				return registry.Resolve(ctx, account, cfg.Region, function, qualifier)
+			}, n.worker.Explain),
 		})
 	})
 	group.Go(func() error {
