@@ -198,9 +198,9 @@ func (e *Environment) start(ctx context.Context, g *generation, name, path, dir 
 func (e *Environment) init(ctx context.Context, phase string, inv *invocation, limit <-chan time.Time) *failure {
 	begun := time.Now()
 	e.ready = false
-	if phase == telemetry.PhaseInvoke {
-		e.setCPU(0)
-	}
+	// A full core, as on the service: at the function's own share a cold start would
+	// take many times as long, and without a limit a hostile one would be felt by all.
+	e.setCPU(max(1, e.share()))
 	e.cfg.Stream.Remember()
 	e.emit(telemetry.TypeInitStart, telemetry.InitStart{
 		InitializationType: e.cfg.InitType, Phase: phase,
@@ -251,9 +251,12 @@ func (e *Environment) init(ctx context.Context, phase string, inv *invocation, l
 	if phase == telemetry.PhaseInit {
 		e.initDuration = duration
 	}
-	e.setCPU(float64(e.cfg.Version.MemoryMB) * lambdad.CPUPerMB)
+	e.setCPU(e.share())
 	return nil
 }
+
+// share is how many cores the function has.
+func (e *Environment) share() float64 { return float64(e.cfg.Version.MemoryMB) * lambdad.CPUPerMB }
 
 func (e *Environment) setCPU(cores float64) {
 	if err := e.cfg.Sandbox.SetCPU(cores); err != nil && !errors.Is(err, sandbox.ErrDestroyed) {

@@ -227,7 +227,7 @@ func TestColdWarmShutdown(t *testing.T) {
 		l.wantEvents("initStart init", "initRuntimeDone success", "extension Ready", "initReport success",
 			"start", "function working", "runtimeDone success", "report success",
 			"start", "function working", "runtimeDone success", "report success", "extension bye")
-		if trace := l.box.Trace(); !slices.Equal(trace, []string{"start ext", "start runtime", "cpu 0.07", "cpu 0.00", "signal runtime terminated", "destroy"}) {
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 0.07", "cpu 0.00", "signal runtime terminated", "destroy"}) {
 			t.Errorf("trace %q", trace)
 		}
 		if l.ended[0] != nil {
@@ -282,7 +282,7 @@ func TestFailedInitThenSuppressed(t *testing.T) {
 		l.wantEvents("initStart init", "initRuntimeDone error Runtime.ExitError", "extension Ready", "initReport error Runtime.ExitError", "extension bye",
 			"initStart invoke", "initRuntimeDone success", "extension Ready", "initReport success",
 			"start", "function working", "runtimeDone success", "report success")
-		if trace := l.box.Trace(); !slices.Equal(trace, []string{"start ext", "start runtime", "cpu 0.00", "reset", "cpu 0.00", "start ext", "start runtime", "cpu 0.07"}) {
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 0.00", "reset", "cpu 1.00", "start ext", "start runtime", "cpu 0.07"}) {
 			t.Errorf("trace %q", trace)
 		}
 	})
@@ -305,7 +305,7 @@ func TestTimeoutThenReset(t *testing.T) {
 			"START RequestId: r2 Version: $LATEST\nworking\nEND RequestId: r2\n" +
 			"REPORT RequestId: r2\tDuration: 0.00 ms\tBilled Duration: 0 ms\tMemory Size: 128 MB\tMax Memory Used: 36 MB\t\n")
 		// Without extensions there is no SIGTERM.
-		if trace := l.box.Trace(); !slices.Equal(trace, []string{"start runtime", "cpu 0.07", "cpu 0.00", "signal runtime killed", "reset", "cpu 0.00", "start runtime", "cpu 0.07"}) {
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start runtime", "cpu 0.07", "cpu 0.00", "signal runtime killed", "reset", "cpu 1.00", "start runtime", "cpu 0.07"}) {
 			t.Errorf("trace %q", trace)
 		}
 	})
@@ -402,7 +402,7 @@ func TestFreezeAndThaw(t *testing.T) {
 		time.Sleep(time.Minute)
 		l.Shutdown(context.Background())
 		// Thawed before it is signalled.
-		if trace := l.box.Trace(); !slices.Equal(trace, []string{"start ext", "start runtime", "cpu 0.07", "freeze", "thaw", "freeze", "thaw", "cpu 0.00", "signal runtime terminated", "destroy"}) {
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 0.07", "freeze", "thaw", "freeze", "thaw", "cpu 0.00", "signal runtime terminated", "destroy"}) {
 			t.Errorf("trace %q", trace)
 		}
 	})

@@ -54,7 +54,6 @@ type Driver struct {
 	template  *template
 	traveller *traveller
 	spawner   *spawner
-	meminfo   *meminfos
 	tmp       *tmpImages // nil: /tmp is memory
 	tmpErr    error      // why
 	filter    []byte     // seccomp
@@ -121,9 +120,6 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	}
 	if d.template, err = newTemplate(d.resolving.conf(), cfg.Rootless); err != nil {
 		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN and Linux 5.12 or later (in a container: run it privileged)", err)
-	}
-	if d.meminfo, err = newMeminfos(); err != nil {
-		return nil, err
 	}
 	if d.spawner, err = newSpawner(d.template, d.traveller.home); err != nil {
 		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN (in a container: run it privileged)", err)
@@ -352,9 +348,6 @@ func (d *Driver) Close() error {
 	}
 	if d.template != nil {
 		d.template.close()
-	}
-	if d.meminfo != nil {
-		d.meminfo.close()
 	}
 	if d.egress != nil {
 		errs = append(errs, d.egress.close(d.cfg.ID))

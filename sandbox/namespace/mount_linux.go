@@ -4,10 +4,8 @@ package namespace
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -110,60 +108,4 @@ func newMemoryTmp(size int64) (int, error) {
 	}
 	return newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, "mode=1777",
 		"size="+strconv.FormatInt(size, 10), "nr_inodes="+strconv.FormatInt(size/4096+1024, 10))
-}
-
-// meminfos holds one file per memory size that reads like /proc/meminfo of a
-// machine of that size.
-type meminfos struct {
-	mu   sync.Mutex
-	root int // detached mount
-	made map[int64]bool
-}
-
-func newMeminfos() (*meminfos, error) {
-	root, err := newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "mode=0755")
-	if err != nil {
-		return nil, err
-	}
-	return &meminfos{root: root, made: map[int64]bool{}}, nil
-}
-
-// file makes a detached mount of the file for this size.
-func (m *meminfos) file(limit int64) (int, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	name := strconv.FormatInt(limit, 10)
-	if !m.made[limit] {
-		fd, err := unix.Openat(m.root, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o444)
-		if err != nil {
-			return -1, fmt.Errorf("create: %w", err)
-		}
-		f := os.NewFile(uintptr(fd), name)
-		_, err = f.WriteString(meminfo(limit))
-		f.Close()
-		if err != nil {
-			return -1, err
-		}
-		m.made[limit] = true
-	}
-	return cloneTree(m.root, name, readOnly)
-}
-
-func (m *meminfos) close() { unix.Close(m.root) }
-
-// meminfo is the text of /proc/meminfo for a machine of this size.
-func meminfo(limit int64) string {
-	var b strings.Builder
-	kb := limit / 1024
-	for _, row := range []struct {
-		name  string
-		value int64
-	}{
-		{"MemTotal", kb}, {"MemFree", kb}, {"MemAvailable", kb}, {"Buffers", 0}, {"Cached", 0}, {"SwapCached", 0},
-		{"Active", 0}, {"Inactive", 0}, {"SwapTotal", 0}, {"SwapFree", 0}, {"Dirty", 0}, {"Writeback", 0},
-		{"AnonPages", 0}, {"Mapped", 0}, {"Shmem", 0}, {"Slab", 0}, {"SReclaimable", 0}, {"SUnreclaim", 0},
-	} {
-		fmt.Fprintf(&b, "%-15s %8d kB\n", row.name+":", row.value)
-	}
-	return b.String()
 }

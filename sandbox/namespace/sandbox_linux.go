@@ -98,12 +98,11 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 		move(tmp, "/tmp")
 	}
 	if spec.MemoryBytes > 0 {
-		fd, err := s.d.meminfo.file(spec.MemoryBytes)
+		file, err := s.d.template.meminfo(spec.MemoryBytes)
 		if err != nil {
 			return nil, fmt.Errorf("mount /proc/meminfo: %w", err)
 		}
-		fds = append(fds, fd)
-		move(fd, "/proc/meminfo")
+		p.call("mount /proc/meminfo", unix.SYS_MOUNT, p.str(file), p.str("/proc/meminfo"), none, unix.MS_BIND, 0)
 	}
 	if _, err := s.link.run(p); err != nil {
 		return nil, err
@@ -353,6 +352,8 @@ func (b *box) execProgram(cmd sandbox.Command, out *outputs) *program {
 		lim := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, v), v)
 		p.call("set limit", unix.SYS_PRLIMIT64, 0, l.what, p.bytes(lim), 0)
 	}
+	// The init is before all others when the processor is scarce; what it starts is not.
+	p.call("set priority", unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, 0)
 	p.call("setresgid", unix.SYS_SETRESGID, groupInside, groupInside, groupInside)
 	p.call("setresuid", unix.SYS_SETRESUID, userInside, userInside, userInside)
 	if b.shell.d.ids.single { // no change of ids took the capabilities of the init away
@@ -388,6 +389,7 @@ func (b *box) Reset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reset sandbox %s: %w", b.spec.ID, err)
 	}
+	b.shell.group.kill(false)
 	p := &program{}
 	// One call reaches all: a process that forks meanwhile either has the signal
 	// and may not, or its child exists already.

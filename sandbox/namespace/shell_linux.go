@@ -92,6 +92,9 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 		return nil, fmt.Errorf("clone the init of a sandbox: %w", err)
 	}
 	s.init = strconv.Itoa(s.pid)
+	// Among a thousand busy processes of its sandbox, the init must be heard. Without
+	// privileges it takes its turn.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, s.pid, -20)
 	s.link = newLink(conn, s.ended)
 	pidfd, err := unix.PidfdOpen(s.pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
@@ -147,6 +150,7 @@ func (s *shell) furnish() error {
 	// After the ids, which clear it. That the daemon still lives is certain: were
 	// it gone, the socket would have ended.
 	p.call("set parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
+	s.d.template.lock(p)
 	host := "sandbox"
 	p.call("set host name", unix.SYS_SETHOSTNAME, p.str(host), len(host))
 	proc := p.str("proc")
@@ -365,6 +369,7 @@ func (s *shell) end(ctx context.Context) error {
 		return nil
 	}
 	_ = s.group.setCPU(0) // a throttled process must run to die
+	s.group.kill(true)
 	kill := func() error { return unix.Kill(s.pid, unix.SIGKILL) }
 	if s.pidfd == nil {
 		_ = kill()

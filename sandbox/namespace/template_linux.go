@@ -3,12 +3,14 @@
 package namespace
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -34,7 +36,7 @@ type template struct {
 	bindProc bool
 
 	mu     sync.Mutex
-	points map[string]bool // mount points that exist
+	points map[string]bool // mount points and files that exist
 }
 
 // placed is a detached mount and where it goes.
@@ -299,28 +301,25 @@ func (t *template) point(target string) error {
 // program makes the spawner move into the template: a mount namespace with
 // nothing else in it.
 func (t *template) program() (*program, func(), error) {
-	// The sandboxes see the root read-only; ours stays writable for point.
-	root, err := cloneTree(t.root, "", readOnly)
-	if err != nil {
-		return nil, nil, err
-	}
 	// A mount of proc must be in sight for a user namespace to be allowed one.
 	const attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	var proc int
+	var err error
 	if t.bindProc {
 		proc, err = cloneTree(unix.AT_FDCWD, "/proc", attrs)
 	} else {
 		proc, err = newMount("proc", attrs)
 	}
 	if err != nil {
-		unix.Close(root)
 		return nil, nil, err
 	}
 	p := &program{}
 	dot, slash, none := p.str("."), p.str("/"), p.str("")
 	p.call("unshare mount namespace", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
 	p.call("make mounts private", unix.SYS_MOUNT, 0, slash, 0, unix.MS_REC|unix.MS_PRIVATE, 0)
-	p.call("move root", unix.SYS_MOVE_MOUNT, p.file(root), none, atFDCWD, p.str("/proc"), unix.MOVE_MOUNT_F_EMPTY_PATH)
+	// The mount itself, which stays writable for point: before Linux 6.15 one without
+	// a place cannot be cloned. Each sandbox makes its copy read-only.
+	p.call("move root", unix.SYS_MOVE_MOUNT, p.file(t.root), none, atFDCWD, p.str("/proc"), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	p.call("chdir to the root", unix.SYS_CHDIR, p.str("/proc"))
 	p.call("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
 	p.call("detach the host's root", unix.SYS_UMOUNT2, dot, unix.MNT_DETACH)
@@ -328,7 +327,49 @@ func (t *template) program() (*program, func(), error) {
 	for _, m := range append([]placed{{proc, "/proc"}}, t.mounts...) {
 		p.call("move mount to "+m.target, unix.SYS_MOVE_MOUNT, p.file(m.fd), none, atFDCWD, p.str(m.target), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	}
-	return p, func() { unix.Close(root); unix.Close(proc) }, nil
+	return p, func() { unix.Close(proc) }, nil
+}
+
+// meminfoDir is where sandboxes find the files that stand in for /proc/meminfo.
+const meminfoDir = "run/meminfo"
+
+// meminfo makes sure that there is a file that reads like /proc/meminfo of a machine
+// of this size, and returns its path inside.
+func (t *template) meminfo(size int64) (string, error) {
+	name := meminfoDir + "/" + strconv.FormatInt(size, 10)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.points[name] {
+		if err := t.write(name, meminfo(size)); err != nil {
+			return "", err
+		}
+		t.points[name] = true
+	}
+	return "/" + name, nil
+}
+
+// lock appends what makes a sandbox's copy of the root read-only.
+func (t *template) lock(p *program) {
+	attr := make([]byte, 32) // struct mount_attr
+	binary.LittleEndian.PutUint64(attr, readOnly)
+	p.call("make the root read-only", unix.SYS_MOUNT_SETATTR, atFDCWD, p.str("/"), 0, p.bytes(attr), len(attr))
+}
+
+// meminfo is the text of /proc/meminfo for a machine of this size.
+func meminfo(limit int64) string {
+	var b strings.Builder
+	kb := limit / 1024
+	for _, row := range []struct {
+		name  string
+		value int64
+	}{
+		{"MemTotal", kb}, {"MemFree", kb}, {"MemAvailable", kb}, {"Buffers", 0}, {"Cached", 0}, {"SwapCached", 0},
+		{"Active", 0}, {"Inactive", 0}, {"SwapTotal", 0}, {"SwapFree", 0}, {"Dirty", 0}, {"Writeback", 0},
+		{"AnonPages", 0}, {"Mapped", 0}, {"Shmem", 0}, {"Slab", 0}, {"SReclaimable", 0}, {"SUnreclaim", 0},
+	} {
+		fmt.Fprintf(&b, "%-15s %8d kB\n", row.name+":", row.value)
+	}
+	return b.String()
 }
 
 // atFDCWD as an unsigned register.
