@@ -31,6 +31,9 @@ type Version struct {
 
 	Code   Archive   // unpacked at /var/task
 	Layers []Archive // merged at /opt, a later one over an earlier one
+	// Image is the root file system and the program of a function that is a
+	// container image: then Runtime, Code and Layers are empty. Nil: a zip.
+	Image *Image
 
 	Logging Logging
 	Tracing string // PassThrough or Active
@@ -79,6 +82,24 @@ type Archive struct {
 	Digest   string // hex SHA-256 of the zip as uploaded: its key in the blob store
 	Size     int64  // bytes, zipped
 	Unzipped int64  // bytes, counted while inflating
+}
+
+// An Image is a container image as environments run it (control-plane.md section
+// 5.3), with what a function overrides of its configuration.
+type Image struct {
+	Digest     string       // hex SHA-256 of its manifest
+	Layers     []ImageLayer // the lowest first
+	Env        []string     // KEY=value
+	Entrypoint []string
+	Command    []string
+	WorkingDir string // "": /
+}
+
+// An ImageLayer is one tree of an image.
+type ImageLayer struct {
+	Digest string // hex SHA-256 of the layer as stored
+	DiffID string // hex SHA-256 of its tar
+	Size   int64  // bytes, as stored
 }
 
 // Logging is a function's LoggingConfig. Levels are empty with Text format.
@@ -166,6 +187,7 @@ const (
 	MaxZip             = 52428800  // bytes of an archive sent inline
 	MaxUnzipped        = 262144000 // bytes of code and layers together
 	MaxRequestBody     = 70167211  // bytes of a control-plane request
+	MaxImage           = 10 << 30  // bytes of an image, unpacked
 	MaxLayers          = 5
 	MaxExtensions      = 10
 	MaxEnvironment     = 4096 // bytes of the variables as compact JSON

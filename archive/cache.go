@@ -19,6 +19,7 @@ import (
 //
 //	<dir>/<digest>/tree       the content, which Open names
 //	<dir>/<digest>/boot       which start of the machine wrote it
+//	<dir>/<digest>/info       what an Unpacker says about it, if anything
 //	<dir>/partial-*           being unpacked, or left by a dead process
 //	<dir>/trash-*             being removed, or left by a dead process
 //
@@ -29,9 +30,10 @@ import (
 //
 // One Cache owns dir; the lock of the data directory sees to that.
 type Cache struct {
-	dir   string
-	blobs blob.Store
-	gate  chan struct{} // as many archives are unpacked at once as there are processors
+	dir    string
+	blobs  blob.Store
+	unpack Unpacker
+	gate   chan struct{} // as many archives are unpacked at once as there are processors
 
 	mu      sync.Mutex // guards what follows; never held during I/O except the first Sweep
 	swept   bool
@@ -56,11 +58,22 @@ const (
 	trashPrefix   = "trash-"
 )
 
-// NewCache returns a cache in dir of archives that blobs holds. It touches
-// nothing: the first Open makes dir and sweeps it, if Sweep was not called before.
+// An Unpacker writes the content of a blob of size bytes into dir, which it makes.
+// It may leave a file "info" beside dir.
+type Unpacker func(ctx context.Context, r blob.Reader, size int64, dir string) error
+
+// NewCache returns a cache in dir of zips that blobs holds. It touches nothing:
+// the first Open makes dir and sweeps it, if Sweep was not called before.
 func NewCache(dir string, blobs blob.Store) *Cache {
+	return NewCacheOf(dir, blobs, func(ctx context.Context, r blob.Reader, size int64, dir string) error {
+		return Unpack(ctx, r, size, dir)
+	})
+}
+
+// NewCacheOf is NewCache for content of another kind.
+func NewCacheOf(dir string, blobs blob.Store, unpack Unpacker) *Cache {
 	return &Cache{
-		dir: dir, blobs: blobs,
+		dir: dir, blobs: blobs, unpack: unpack,
 		gate:    make(chan struct{}, max(1, runtime.GOMAXPROCS(0))),
 		entries: map[string]*cached{},
 	}
@@ -184,7 +197,7 @@ func (c *Cache) fill(ctx context.Context, digest string) error {
 	if err != nil {
 		return full(err)
 	}
-	err = c.unpack(ctx, r, size, partial, final)
+	err = c.make(ctx, r, size, partial, final)
 	if err != nil {
 		// The context may be over; what was begun is removed all the same.
 		err = errors.Join(err, os.RemoveAll(partial))
@@ -192,8 +205,8 @@ func (c *Cache) fill(ctx context.Context, digest string) error {
 	return err
 }
 
-func (c *Cache) unpack(ctx context.Context, r blob.Reader, size int64, partial, final string) error {
-	if err := Unpack(ctx, r, size, filepath.Join(partial, "tree")); err != nil {
+func (c *Cache) make(ctx context.Context, r blob.Reader, size int64, partial, final string) error {
+	if err := c.unpack(ctx, r, size, filepath.Join(partial, "tree")); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(partial, "boot"), []byte(bootID()), 0o600); err != nil {

@@ -58,6 +58,11 @@ type Spec struct {
 	// ID names the sandbox on the host, unique among those of the driver:
 	// [a-z0-9]{1,32}.
 	ID string
+	// Root are host directories, merged as those of a Mount, that become the root
+	// file system, read-only; over it lie /tmp, /dev, /proc and in /etc the files
+	// that name the sandbox's users, host and name servers. None: the base system
+	// of the driver. A driver that cannot do this refuses in Create.
+	Root []string
 	// Mounts are the read-only trees.
 	Mounts []Mount
 	// TmpBytes is the size of /tmp.

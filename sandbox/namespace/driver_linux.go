@@ -63,6 +63,9 @@ type Driver struct {
 	resolving resolving
 	egress    *egress // nil: there is no way out
 
+	skeletonMu   sync.Mutex // guards the following
+	skeletonMade map[string]bool // by key
+
 	pool   chan *shell
 	refill chan struct{}
 	cancel context.CancelFunc
@@ -343,6 +346,7 @@ func (d *Driver) Close() error {
 		errs = append(errs, (<-d.pool).destroy(context.Background()))
 	}
 	d.tmp.close()
+	errs = append(errs, d.sweepSkeletons())
 	if d.spawner != nil {
 		d.spawner.close()
 	}

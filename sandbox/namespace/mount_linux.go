@@ -3,6 +3,7 @@
 package namespace
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -86,18 +87,53 @@ func newTree(m sandbox.Mount) (int, error) {
 	case 1:
 		return cloneTree(unix.AT_FDCWD, m.Sources[0], readOnly)
 	}
+	return newOverlay(m.Sources)
+}
+
+// newOverlay merges directories, a later one over an earlier one. Layers are given
+// to the kernel by descriptor: the names may be long or hold colons.
+func newOverlay(sources []string) (int, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen overlay: %w", err)
+	}
+	defer unix.Close(fs)
 	var lower []string
-	for i := len(m.Sources) - 1; i >= 0; i-- {
-		// By descriptor: the names may be long or hold colons, and a string
-		// parameter takes 255 bytes.
-		fd, err := unix.Open(m.Sources[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for i := len(sources) - 1; i >= 0; i-- {
+		fd, err := unix.Open(sources[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return -1, fmt.Errorf("open layer %s: %w", m.Sources[i], err)
+			return -1, fmt.Errorf("open layer %s: %w", sources[i], err)
 		}
 		defer unix.Close(fd)
 		lower = append(lower, "/proc/self/fd/"+strconv.Itoa(fd))
 	}
-	return newMount("overlay", readOnly, "lowerdir="+strings.Join(lower, ":"), "ro")
+	// One by one where the kernel can (Linux 6.5): a single parameter takes 255
+	// bytes, which is some 15 layers.
+	for i, dir := range lower {
+		if err = unix.FsconfigSetString(fs, "lowerdir+", dir); err != nil {
+			if i == 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)) {
+				if err = unix.FsconfigSetString(fs, "lowerdir", strings.Join(lower, ":")); err != nil {
+					err = fmt.Errorf("%w: more than some 15 layers need Linux 6.5", err)
+				}
+				break
+			}
+			break
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("merge %d layers: %w%s", len(lower), err, fsMessages(fs))
+	}
+	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
+		return -1, fmt.Errorf("set ro on overlay: %w", err)
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("merge %d layers: %w%s", len(lower), err, fsMessages(fs))
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, readOnly)
+	if err != nil {
+		return -1, fmt.Errorf("fsmount overlay: %w", err)
+	}
+	return fd, nil
 }
 
 // newMemoryTmp makes the detached mount of a /tmp whose pages are memory of

@@ -65,14 +65,27 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 		}
 	}()
 	none := p.str("")
-	move := func(fd int, target string) {
+	prefix := "" // of everything that lies in a root of its own
+	moveTo := func(fd int, target string) {
 		p.call("move mount to "+target, unix.SYS_MOVE_MOUNT, p.file(fd), none, atFDCWD, p.str(target), unix.MOVE_MOUNT_F_EMPTY_PATH)
+	}
+	move := func(fd int, target string) { moveTo(fd, prefix+target) }
+	if len(spec.Root) > 0 {
+		fd, err := s.d.newRoot(spec)
+		if err != nil {
+			return nil, fmt.Errorf("mount the root: %w", err)
+		}
+		prefix = newRootAt
+		moveTo(fd, prefix)
+		b.trees.list = append(b.trees.list, tree{"/", "", fd}) // closed with the others
 	}
 	// Outer targets first, should one lie inside another.
 	mounts := slices.SortedStableFunc(slices.Values(spec.Mounts), func(a, b sandbox.Mount) int { return strings.Compare(a.Target, b.Target) })
 	for _, m := range mounts {
-		if err := s.d.template.point(m.Target); err != nil {
-			return nil, err
+		if prefix == "" {
+			if err := s.d.template.point(m.Target); err != nil {
+				return nil, err
+			}
 		}
 		fd, err := newTree(m)
 		if err != nil {
@@ -103,6 +116,9 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 			return nil, fmt.Errorf("mount /proc/meminfo: %w", err)
 		}
 		p.call("mount /proc/meminfo", unix.SYS_MOUNT, p.str(file), p.str("/proc/meminfo"), none, unix.MS_BIND, 0)
+	}
+	if prefix != "" {
+		p.enterRoot(prefix)
 	}
 	if _, err := s.link.run(p); err != nil {
 		return nil, err

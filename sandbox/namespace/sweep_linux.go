@@ -58,7 +58,7 @@ func (d *Driver) Sweep(ctx context.Context) error {
 			}
 		}
 	}
-	errs = append(errs, d.tmp.sweep())
+	errs = append(errs, d.tmp.sweep(), d.sweepSkeletons())
 	if d.cfg.Rootless { // nothing of the host's network was ever touched
 		d.wantMore()
 		if err := errors.Join(errs...); err != nil {

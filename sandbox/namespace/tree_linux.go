@@ -52,7 +52,7 @@ func (t *trees) open(op, inside string, flags uint64) (*os.File, error) {
 	var in *tree
 	for i := range t.list {
 		x := &t.list[i]
-		if (clean == x.target || strings.HasPrefix(clean, x.target+"/")) && (in == nil || len(x.target) > len(in.target)) {
+		if (clean == x.target || x.target == "/" || strings.HasPrefix(clean, x.target+"/")) && (in == nil || len(x.target) > len(in.target)) {
 			in = x
 		}
 	}

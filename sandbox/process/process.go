@@ -102,6 +102,9 @@ func (d *Driver) Close() error {
 
 // Create makes the directories of a sandbox.
 func (d *Driver) Create(_ context.Context, spec sandbox.Spec) (_ sandbox.Sandbox, err error) {
+	if len(spec.Root) > 0 {
+		return nil, fmt.Errorf("create sandbox %s: a root file system of its own, as container images have, needs isolation tier root; this is tier plain", spec.ID)
+	}
 	b := &box{d: d, spec: spec, dir: filepath.Join(d.dir, spec.ID), procs: map[*process]bool{}, parties: map[string]*use{}}
 	if err := os.Mkdir(b.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
