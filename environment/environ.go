@@ -60,6 +60,9 @@ func environ(cfg *Config, path func(string) string, extension bool, api, endpoin
 			env[k] = translate(path, value)
 		}
 	}
+	if v.Image != nil {
+		imageEnviron(env, v.Image)
+	}
 	maps.Copy(env, v.Env)
 
 	maps.Copy(env, map[string]string{
@@ -81,6 +84,9 @@ func environ(cfg *Config, path func(string) string, extension bool, api, endpoin
 		"_AWS_XRAY_DAEMON_ADDRESS":        xrayHost,
 		"_AWS_XRAY_DAEMON_PORT":           xrayPort,
 	})
+	if v.Image != nil {
+		env["_HANDLER"] = handlerOf(v.Image)
+	}
 	if strings.EqualFold(v.Logging.Format, "JSON") {
 		level := v.Logging.ApplicationLevel
 		if level == "" {

@@ -68,7 +68,7 @@ type Config struct {
 	Version *lambdad.Version
 
 	// Entrypoints are tried in order, as paths inside; the first that can be
-	// executed is the runtime process.
+	// executed is the runtime process. A Version with an Image says itself what is.
 	Entrypoints []string
 	// RuntimeEnv is for the runtime process only: AWS_EXECUTION_ENV, PYTHONPATH, …
 	// The function's own variables win over it.
@@ -799,6 +799,7 @@ const (
 	errRuntimeExit    = "Runtime.ExitError"
 	errOutOfMemory    = "Runtime.OutOfMemory"
 	errEntrypoint     = "Runtime.InvalidEntrypoint"
+	errWorkingDir     = "Runtime.InvalidWorkingDir"
 	errExtensionCrash = "Extension.Crash"
 	errLaunch         = "Extension.LaunchError"
 )

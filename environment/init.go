@@ -169,7 +169,7 @@ const killSwitch = "/opt/disable-extensions-jwigqn8j"
 const extensionDir = "/opt/extensions"
 
 // start starts a process of the generation and watches for its end.
-func (e *Environment) start(ctx context.Context, g *generation, name, path, dir string, external bool) (*party, error) {
+func (e *Environment) start(ctx context.Context, g *generation, name string, prog program, external bool) (*party, error) {
 	typ := telemetry.TypeFunctionLine
 	if external {
 		typ = telemetry.TypeExtensionLine
@@ -177,7 +177,7 @@ func (e *Environment) start(ctx context.Context, g *generation, name, path, dir 
 	box := e.cfg.Sandbox
 	p := &party{name: name, external: external, begun: time.Now(), out: telemetry.NewLines(e.cfg.Stream, typ), err: telemetry.NewLines(e.cfg.Stream, typ)}
 	proc, err := box.Start(ctx, sandbox.Command{
-		Party: name, Path: box.Path(path), Env: e.environ(external, g.address), Dir: box.Path(dir),
+		Party: name, Path: box.Path(prog.path), Args: prog.args, Env: e.environ(external, g.address), Dir: box.Path(prog.dir),
 		Stdout: p.out, Stderr: p.err,
 	})
 	if err != nil {
@@ -290,7 +290,7 @@ func (e *Environment) boot(ctx context.Context, inv *invocation, limit <-chan ti
 			return &failure{status: telemetry.StatusError, errorType: errLaunch, text: "Extension limit (10) reached"}
 		}
 		first()
-		p, err := e.start(ctx, g, name, extensionDir+"/"+name, "/", true)
+		p, err := e.start(ctx, g, name, program{path: extensionDir + "/" + name, dir: "/"}, true)
 		if err != nil {
 			return e.launchFailed(g, name, err)
 		}
@@ -305,14 +305,14 @@ func (e *Environment) boot(ctx context.Context, inv *invocation, limit <-chan ti
 	}
 
 	begun = time.Now()
-	path, f := e.entrypoint()
+	prog, f := e.program()
 	if f != nil {
 		return f
 	}
 	first()
-	p, err := e.start(ctx, g, "runtime", path, "/var/task", false)
+	p, err := e.start(ctx, g, "runtime", prog, false)
 	if err != nil {
-		return runtimeLaunchFailed(path, err)
+		return e.runtimeLaunchFailed(prog, err)
 	}
 	g.runtime = p
 	if f := wait(g.api.Ready); f != nil {
@@ -365,12 +365,14 @@ func (e *Environment) launchFailed(g *generation, name string, err error) *failu
 	return &failure{status: telemetry.StatusError, errorType: errLaunch, text: text}
 }
 
-func runtimeLaunchFailed(path string, err error) *failure {
+func (e *Environment) runtimeLaunchFailed(prog program, err error) *failure {
 	var exec *sandbox.ExecError
 	if !errors.As(err, &exec) {
 		return sandboxFailure(err)
 	}
-	return &failure{status: telemetry.StatusError, errorType: errEntrypoint, text: (&sandbox.ExecError{Path: path, Err: exec.Err}).Error()}
+	err = &sandbox.ExecError{Path: prog.path, Err: exec.Err}
+	e.imageLaunchFailed(err)
+	return &failure{status: telemetry.StatusError, errorType: errEntrypoint, text: err.Error()}
 }
 
 // entrypoint finds the program of the runtime.

@@ -9,12 +9,17 @@ import (
 
 // makeWhiteout makes what overlay takes for "not here".
 func makeWhiteout(dir int, name string) error {
-	return os.NewSyscallError("mknod of a whiteout, which needs root and a file system with device nodes", unix.Mknodat(dir, name, unix.S_IFCHR, 0))
+	return os.NewSyscallError("mknod of a whiteout, which needs isolation tier root or rootless", unix.Mknodat(dir, name, unix.S_IFCHR, 0))
 }
 
-// setOpaque hides what layers below have in a directory.
+// setOpaque hides what layers below have in a directory. In a user namespace
+// overlay reads another name (userxattr).
 func setOpaque(dir int) error {
-	return os.NewSyscallError("setxattr trusted.overlay.opaque, which needs root", unix.Fsetxattr(dir, "trusted.overlay.opaque", []byte("y"), 0))
+	name := "trusted.overlay.opaque"
+	if os.Geteuid() != 0 {
+		name = "user.overlay.opaque"
+	}
+	return os.NewSyscallError("setxattr "+name, unix.Fsetxattr(dir, name, []byte("y"), 0))
 }
 
 // setXattr sets an attribute of a file or directory that this layer made.

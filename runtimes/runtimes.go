@@ -30,6 +30,9 @@ import (
 type Runtime struct {
 	// Name is the identifier, such as python3.12.
 	Name string
+	// Image is the root file system of a runtime that is a container image; nil: the
+	// base system of sandboxes.
+	Image *lambdad.Image
 	// Mounts are the trees that come with the runtime: /var/lang, /var/runtime.
 	Mounts []sandbox.Mount
 	// Entrypoints are inside paths; the first that exists is started.

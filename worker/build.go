@@ -66,28 +66,14 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 				Message: fmt.Sprintf("No environment of function %s can be started now: %v.", v.Function, err)}
 		}
 	}
-	rt, err := w.cfg.Runtimes.Resolve(ctx, v.Runtime)
+	rt, err := w.runtimeOf(ctx, v)
 	if err != nil {
 		return failed(v, "find its runtime "+v.Runtime, err)
 	}
 	steps.lap("runtime")
-
-	open := func(a lambdad.Archive) (string, error) {
-		dir, release, err := w.cfg.Archives.Open(ctx, a.Digest)
-		if err == nil {
-			held.push(release)
-		}
-		return dir, err
-	}
-	code, err := open(v.Code)
+	root, mounts, err := w.trees(ctx, v, rt, &held)
 	if err != nil {
-		return failed(v, "unpack its code", err)
-	}
-	layers := make([]string, len(v.Layers))
-	for i, a := range v.Layers {
-		if layers[i], err = open(a); err != nil {
-			return failed(v, "unpack its layer "+a.ARN, err)
-		}
+		return err
 	}
 	steps.lap("archives")
 
@@ -96,11 +82,9 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 		egress = w.cfg.Egress(v)
 	}
 	sb, err := w.cfg.Driver.Create(ctx, sandbox.Spec{
-		ID: inst.id,
-		Mounts: append([]sandbox.Mount{
-			{Target: "/var/task", Sources: []string{code}},
-			{Target: "/opt", Sources: layers},
-		}, rt.Mounts...),
+		ID:           inst.id,
+		Root:         root,
+		Mounts:       mounts,
 		TmpBytes:     int64(v.EphemeralMB) << 20,
 		MemoryBytes:  int64(v.MemoryMB) << 20,
 		MaxProcesses: maxProcesses,

@@ -21,6 +21,8 @@ type Config struct {
 	Driver sandbox.Driver
 	// Archives gives unpacked code and layers: *archive.Cache.
 	Archives Archives
+	// Images gives unpacked container images: *image.Store; nil: none runs here.
+	Images Images
 	// Runtimes knows what a runtime identifier needs: *runtimes.Set.
 	Runtimes Runtimes
 
@@ -68,6 +70,12 @@ type Config struct {
 // Archives gives the unpacked copy of an archive; release allows to remove it.
 type Archives interface {
 	Open(ctx context.Context, digest string) (path string, release func(), err error)
+}
+
+// Images gives the unpacked layers of an image, the lowest first; release allows to
+// remove them.
+type Images interface {
+	Open(ctx context.Context, img *lambdad.Image) (dirs []string, release func(), err error)
 }
 
 // Runtimes says what a runtime identifier needs on this host.

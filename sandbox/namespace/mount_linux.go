@@ -123,8 +123,14 @@ func newOverlay(sources []string) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("merge %d layers: %w%s", len(lower), err, fsMessages(fs))
 	}
-	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
-		return -1, fmt.Errorf("set ro on overlay: %w", err)
+	flags := []string{"ro"}
+	if os.Geteuid() != 0 {
+		flags = append(flags, "userxattr") // all that a user namespace may read
+	}
+	for _, flag := range flags {
+		if err := unix.FsconfigSetFlag(fs, flag); err != nil {
+			return -1, fmt.Errorf("set %s on overlay: %w", flag, err)
+		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, fmt.Errorf("merge %d layers: %w%s", len(lower), err, fsMessages(fs))
