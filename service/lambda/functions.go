@@ -72,12 +72,10 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	}
 	err = refused(map[string]bool{
 		"CapacityProviderConfig": in.CapacityProviderConfig != nil,
-		"Code.ImageUri":          in.Code.ImageUri != nil || value(in.PackageType) == "Image",
 		"Code.SourceKMSKeyArn":   value(in.Code.SourceKMSKeyArn) != "",
 		"DeadLetterConfig":       in.DeadLetterConfig != nil && value(in.DeadLetterConfig.TargetArn) != "",
 		"DurableConfig":          in.DurableConfig != nil,
 		"FileSystemConfigs":      len(in.FileSystemConfigs) > 0,
-		"ImageConfig":            !in.ImageConfig.empty(),
 		"KMSKeyArn":              value(in.KMSKeyArn) != "",
 		"PublishTo":              in.PublishTo != nil,
 		"SnapStart":              in.SnapStart != nil && value(in.SnapStart.ApplyOn) == "PublishedVersions",
@@ -106,21 +104,11 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	if err := s.checkArchitecture(cfg.Architecture); err != nil {
 		return nil, err
 	}
-	if cfg.Runtime == "" || cfg.Handler == "" {
-		return nil, invalid("Runtime and Handler are mandatory parameters for functions created with deployment packages.")
-	}
-	if err := s.setRuntime(c, &cfg, cfg.Runtime); err != nil {
-		return nil, err
-	}
-	src, err := s.source(c, in.Code.ZipFile, in.Code.S3Bucket, in.Code.S3Key, in.Code.S3ObjectVersion, nil)
+	src, info, err := s.packageOf(c, &cfg, in)
 	if err != nil {
 		return nil, err
 	}
 	defer src.close()
-	info, err := archive.Inspect(src, src.size)
-	if err != nil {
-		return nil, err
-	}
 	if err := s.setEnvironment(c, &cfg, in.Environment); err != nil {
 		return nil, err
 	}
@@ -164,12 +152,14 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 		return nil, err
 	}
 
-	stored, release, err := s.store(c, src, info)
-	if err != nil {
-		return nil, err
+	if cfg.Image == nil {
+		stored, release, err := s.store(c, src, info)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		cfg.Code = stored
 	}
-	defer release()
-	cfg.Code = stored
 	rec, published, err := s.Registry.create(c.Context(), ref, functionRecord{
 		Config: cfg, Tags: in.Tags, CodeSigning: signing,
 		statusRecord: statusRecord{
@@ -459,7 +449,7 @@ func (s *Service) getFunction(c *call, in *GetFunctionRequest) (any, error) {
 	}
 	out := &GetFunctionResponse{
 		Configuration: v.show(),
-		Code:          &FunctionCodeLocation{RepositoryType: new("S3"), Location: s.location(c, v.config().Code.Digest)},
+		Code:          s.showCode(c, v.config()),
 	}
 	if len(v.latest.rec.Tags) > 0 {
 		out.Tags = v.latest.rec.Tags
@@ -615,7 +605,7 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 	if err != nil {
 		return nil, err
 	}
-	if in.ImageUri != nil {
+	if in.ImageUri != nil && f.rec.Config.Image == nil {
 		return nil, invalid("Please don't provide ImageUri when updating a function with packageType Zip.")
 	}
 	err = refused(map[string]bool{
@@ -629,6 +619,9 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 		if err := s.checkArchitecture(in.Architectures[0]); err != nil {
 			return nil, err
 		}
+	}
+	if f.rec.Config.Image != nil {
+		return s.updateImage(c, in, f, ref)
 	}
 	src, err := s.source(c, in.ZipFile, in.S3Bucket, in.S3Key, in.S3ObjectVersion, nil)
 	if err != nil {
@@ -671,6 +664,11 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 		s.accept(rec, cfg)
 		return nil
 	}
+	return s.applyCode(c, in, f, ref, update)
+}
+
+// applyCode makes an update of the code, or does as if.
+func (s *Service) applyCode(c *call, in *UpdateFunctionCodeRequest, f *function, ref functionRef, update func(*functionRecord) error) (any, error) {
 	if value(in.DryRun) {
 		rec := f.rec
 		if err := update(&rec); err != nil {
@@ -710,7 +708,6 @@ func (s *Service) updateFunctionConfiguration(c *call, in *UpdateFunctionConfigu
 		"DeadLetterConfig":       in.DeadLetterConfig != nil && value(in.DeadLetterConfig.TargetArn) != "",
 		"DurableConfig":          in.DurableConfig != nil,
 		"FileSystemConfigs":      len(in.FileSystemConfigs) > 0,
-		"ImageConfig":            !in.ImageConfig.empty(),
 		"KMSKeyArn":              value(in.KMSKeyArn) != "",
 		"SnapStart":              in.SnapStart != nil && value(in.SnapStart.ApplyOn) == "PublishedVersions",
 		"VpcConfig":              !in.VpcConfig.empty(),
@@ -720,6 +717,9 @@ func (s *Service) updateFunctionConfiguration(c *call, in *UpdateFunctionConfigu
 	}
 	return s.change(c, ref, func(rec *functionRecord) error {
 		cfg := rec.Config
+		if err := setImageConfig(&cfg, in); err != nil {
+			return err
+		}
 		cfg.Role = orDefault(in.Role, cfg.Role)
 		cfg.Handler = orDefault(in.Handler, cfg.Handler)
 		cfg.Description = orDefault(in.Description, cfg.Description)

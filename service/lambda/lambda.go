@@ -62,6 +62,9 @@ type Config struct {
 	// Scratch is a directory for packages from S3 while they are checked. Default:
 	// that for temporary files.
 	Scratch string
+	// Images gives container images. Default: functions of PackageType Image are
+	// refused.
+	Images Images
 	// RuntimeNames are the runtime identifiers that this host can run.
 	RuntimeNames []string
 	// ResolveRuntime returns the version of a runtime that AWS knows or
@@ -505,6 +508,9 @@ func (r *statusRecord) settled(cause error) {
 	var e *lambdad.Error
 	if errors.As(cause, &e) {
 		code, reason = "InvalidZipFileException", e.Message
+		if slices.Contains(imageReasons, e.Code) {
+			code = e.Code
+		}
 	}
 	r.Update, r.UpdateReason, r.UpdateReasonCode = updateFailed, reason, code
 	if !wasUpdate {
@@ -514,6 +520,9 @@ func (r *statusRecord) settled(cause error) {
 
 // unpack makes sure that code and layers can be mounted.
 func (s *Service) unpack(ctx context.Context, c *configRecord) error {
+	if c.Image != nil {
+		return s.prepareImage(ctx, c.Image)
+	}
 	if s.Archives == nil {
 		return nil
 	}

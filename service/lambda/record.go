@@ -122,6 +122,7 @@ type configRecord struct {
 	Environment map[string]string `json:"environment,omitzero"`
 	Code        archiveRecord     `json:"code"`
 	Layers      []archiveRecord   `json:"layers,omitzero"`
+	Image       *imageRecord      `json:"image,omitempty"` // then Runtime, Code and Layers are empty
 	Logging     lambdad.Logging   `json:"logging"`
 }
 
@@ -164,12 +165,17 @@ func (c *configRecord) version(s scope, name, number string) *lambdad.Version {
 	for _, l := range c.Layers {
 		v.Layers = append(v.Layers, lambdad.Archive(l))
 	}
+	v.Image = c.Image.effective()
 	return v
 }
 
 // digests calls f with every archive that the configuration needs.
 func (c *configRecord) digests(f func(digest string)) {
 	if c == nil {
+		return
+	}
+	if c.Image != nil {
+		f(imageRef + c.Image.Image.Digest)
 		return
 	}
 	f(c.Code.Digest)
@@ -241,7 +247,7 @@ func show(c *configRecord, r *statusRecord, ref functionRef, number string, list
 		FunctionName: &ref.name, FunctionArn: new(ref.arn()),
 		Runtime: &c.Runtime, Role: &c.Role, Handler: &c.Handler, CodeSize: &c.Code.Size, Description: &c.Description,
 		Timeout: &c.Timeout, MemorySize: &c.MemorySize, LastModified: new(timestamp(r.LastModified)),
-		CodeSha256: new(codeSha256(c.Code.Digest)), Version: &number, RevisionId: &r.RevisionID,
+		CodeSha256: new(c.codeSha256()), Version: &number, RevisionId: &r.RevisionID,
 		PackageType: new("Zip"), Architectures: []string{c.Architecture},
 		EphemeralStorage: &EphemeralStorage{Size: &c.Ephemeral},
 		TracingConfig:    &TracingConfigResponse{Mode: &c.Tracing},
@@ -255,10 +261,15 @@ func show(c *configRecord, r *statusRecord, ref functionRef, number string, list
 		l := &c.Layers[i]
 		out.Layers = append(out.Layers, Layer{Arn: &l.ARN, CodeSize: &l.Size})
 	}
+	if c.Image != nil {
+		c.Image.show(out)
+	}
 	if list {
 		return out
 	}
-	out.RuntimeVersionConfig = &RuntimeVersionConfig{RuntimeVersionArn: &c.RuntimeVersion}
+	if c.Image == nil {
+		out.RuntimeVersionConfig = &RuntimeVersionConfig{RuntimeVersionArn: &c.RuntimeVersion}
+	}
 	out.State, out.StateReason, out.StateReasonCode = &r.State, orNil(r.StateReason), orNil(r.StateReasonCode)
 	out.LastUpdateStatus, out.LastUpdateStatusReason, out.LastUpdateStatusReasonCode = orNil(r.Update), orNil(r.UpdateReason), orNil(r.UpdateReasonCode)
 	return out

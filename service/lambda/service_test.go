@@ -661,7 +661,7 @@ func TestCreateChecks(t *testing.T) {
 		{"timeout", map[string]any{"Timeout": 3000}, 400, "1 validation error detected: Value '3000' at 'timeout' failed to satisfy constraint: Member must have value less than or equal to 900"},
 		{"other architecture", map[string]any{"Architectures": []string{"arm64"}}, 400, "The architecture arm64 cannot run on this host"},
 		{"runtime that AWS has and this host lacks", map[string]any{"Runtime": "java21"}, 400, "java21"},
-		{"image", map[string]any{"PackageType": "Image", "Code": map[string]any{"ImageUri": "x"}}, 400, "lambdad does not support Code.ImageUri yet"},
+		{"image with a runtime", map[string]any{"PackageType": "Image", "Code": map[string]any{"ImageUri": "x"}}, 400, "Please don't provide Handler or Runtime when the intended function PackageType is Image."},
 		{"qualifier", map[string]any{"FunctionName": "f:1"}, 400, "without a qualifier"},
 		{"number as text", map[string]any{"Timeout": "3"}, 400, "STRING_VALUE can not be converted to a Long"},
 	} {

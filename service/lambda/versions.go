@@ -26,7 +26,7 @@ func (s *Service) publishVersion(c *call, in *PublishVersionRequest) (any, error
 		if rec.State != stateActive {
 			return notInvocable(rec.State)
 		}
-		if want, have := value(in.CodeSha256), codeSha256(rec.Config.Code.Digest); want != "" && want != have {
+		if want, have := value(in.CodeSha256), rec.Config.codeSha256(); want != "" && want != have {
 			return invalid("CodeSHA256 (%s) is different from current CodeSHA256 in $LATEST (%s). Please try again with the CodeSHA256 in $LATEST.", want, have)
 		}
 		rec.RevisionID = newID()
