@@ -46,6 +46,7 @@ var layers = []struct {
 
 	// What an environment is made of.
 	{"archive", []string{".", "blob"}},
+	{"image", []string{".", "blob", "archive"}},
 	{"runtimes", []string{".", "sandbox"}},
 	{"runtimeapi", []string{".", "telemetry"}},
 	{"environment", []string{".", "sandbox", "telemetry", "runtimeapi"}},
@@ -60,6 +61,7 @@ var layers = []struct {
 	{"poller", []string{".", "metrics", "placement", "queue", "frontend"}},
 	{"service/lambda", []string{".", "aws", "store", "blob", "telemetry", "archive", "frontend"}},
 	{"service/s3", []string{".", "aws", "store", "blob"}},
+	{"service/ecr", []string{".", "aws", "store", "blob", "image"}},
 	{"service/sts", []string{".", "aws"}},
 }
 

@@ -102,7 +102,8 @@ type Service interface {
 // proof (such as the download location of a package).
 type PathService interface {
 	Service
-	// Paths returns handlers by path prefix. Prefixes begin with /_lambdad/.
+	// Paths returns handlers by path prefix. Prefixes begin with /_lambdad/; the
+	// registry of images has /v2.
 	Paths() map[string]http.Handler
 }
 
@@ -221,7 +222,7 @@ type target struct {
 func (m *Mux) serve(w http.ResponseWriter, hr *http.Request, mode AuthMode) {
 	id := uuid.NewString()
 	w.Header()["x-amzn-RequestId"] = []string{id}
-	if strings.HasPrefix(hr.URL.Path, "/_") && m.servePath(w, hr) {
+	if (strings.HasPrefix(hr.URL.Path, "/_") || isRegistry(hr)) && m.servePath(w, hr) {
 		return
 	}
 
@@ -403,6 +404,13 @@ func (m *Mux) route(r *http.Request) target {
 	}
 	t.protocol = protocolOf(t.service, r)
 	return t
+}
+
+// isRegistry reports whether a client of an image registry asks, which signs
+// nothing: with a signature /v2 is a bucket.
+func isRegistry(r *http.Request) bool {
+	return (r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")) &&
+		!strings.HasPrefix(r.Header.Get("Authorization"), "AWS") && !r.URL.Query().Has("X-Amz-Signature") && !r.URL.Query().Has("AWSAccessKeyId")
 }
 
 // functionURLs is the name of the data plane of function URLs in a target.

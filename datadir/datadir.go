@@ -10,6 +10,7 @@
 //	records/          JetStream: records and queue
 //	blobs/            archives by digest
 //	code/             unpacked archives
+//	images/           container images: blobs/ by digest, layers/ unpacked, runtimes.json
 //	runtimes/         unpacked runtime clients
 //	logs/             log streams
 //	run/              sockets and scratch files, swept by those who make them
@@ -317,6 +318,9 @@ func (d *Dir) Blobs() string { return filepath.Join(d.path, "blobs") }
 
 // Objects is where the content of objects in buckets is kept.
 func (d *Dir) Objects() string { return filepath.Join(d.path, "objects") }
+
+// Images returns the directory of container images: their blobs and unpacked layers.
+func (d *Dir) Images() string { return filepath.Join(d.path, "images") }
 
 // Code returns the directory of unpacked archives.
 func (d *Dir) Code() string { return filepath.Join(d.path, "code") }

@@ -12,6 +12,7 @@ import (
 	"github.com/lambdad/lambdad/archive"
 	"github.com/lambdad/lambdad/blob"
 	"github.com/lambdad/lambdad/frontend"
+	"github.com/lambdad/lambdad/image"
 	"github.com/lambdad/lambdad/placement"
 	"github.com/lambdad/lambdad/queue"
 	"github.com/lambdad/lambdad/runtimes"
@@ -31,6 +32,7 @@ type nodeConfig struct {
 	Config
 	HostID   string // names everything made on the host
 	Blobs    blob.Store
+	Images   *image.Store // nil: functions and runtimes that are images do not run
 	Versions frontend.Versions
 	Paths    paths
 	// Credentials makes those of an environment; nil gives them none.
@@ -94,6 +96,7 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 	n.worker = worker.NewLocal(worker.Config{
 		Driver:       driver,
 		Archives:     n.archives,
+		Images:       workerImages(c.Images),
 		Runtimes:     n.runtimes,
 		LogDir:       c.Paths.logs,
 		LogCopy:      c.LogCopy,

@@ -25,6 +25,7 @@ import (
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/nats"
 	"github.com/lambdad/lambdad/poller"
+	ecrservice "github.com/lambdad/lambdad/service/ecr"
 	lambdaservice "github.com/lambdad/lambdad/service/lambda"
 	s3service "github.com/lambdad/lambdad/service/s3"
 	stsservice "github.com/lambdad/lambdad/service/sts"
@@ -92,6 +93,10 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	}
 	undo.push(engine.Close)
 	reserve := func() error { return diskReserve(dir, int64(cfg.DiskReserve)<<20) }
+	images, err := openImages(dir, cfg, reserve, log)
+	if err != nil {
+		return err
+	}
 
 	// Background work ends when stop is called, after the drain.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -116,7 +121,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return err
 	}
 	n, err = newNode(ctx, nodeConfig{
-		Config: cfg, HostID: dir.ID(), Blobs: blobs, Versions: registry,
+		Config: cfg, HostID: dir.ID(), Blobs: blobs, Images: images, Versions: registry,
 		Paths:       paths{code: dir.Code(), logs: dir.Logs(), run: dir.Run(), runtimes: dir.Runtimes()},
 		Credentials: keys.Mint,
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
@@ -133,8 +138,21 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	auth, err := aws.ParseAuthMode(cfg.Auth)
+	if err != nil {
+		return err
+	}
+	ecrAPI, err := ecrservice.New(ctx, ecrservice.Config{Store: engine.Store(), Images: images, Open: auth == aws.Any, Region: cfg.Region, Logger: log})
+	if err != nil {
+		return err
+	}
+	undo.push(func() error { ecrAPI.Close(); return nil })
+	var functionImages lambdaservice.Images // nil where an image cannot be a root
+	if n.driver.Tier() != "plain" {
+		functionImages = &imageFinder{images, ecrAPI, advertised(listener.Addr())}
+	}
 	lambdaAPI := lambdaservice.New(lambdaservice.Config{
-		Registry: registry, Frontend: n.frontend, Placer: n.placer, Blobs: blobs, Archives: n.archives,
+		Registry: registry, Frontend: n.frontend, Placer: n.placer, Blobs: blobs, Archives: n.archives, Images: functionImages,
 		Objects: s3API, Scratch: dir.Run(),
 		RuntimeNames: n.runtimes.Names(),
 		ResolveRuntime: func(ctx context.Context, name string) (string, error) {
@@ -148,10 +166,6 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	})
 
 	var draining atomic.Bool
-	auth, err := aws.ParseAuthMode(cfg.Auth)
-	if err != nil {
-		return err
-	}
 	mux = aws.NewMux(keys, aws.Options{
 		Auth: auth, Region: cfg.Region, Logger: log, Version: version,
 		Ready: func() error {
@@ -160,7 +174,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 			}
 			return nil
 		},
-	}, lambdaAPI, s3API, stsservice.New())
+	}, lambdaAPI, ecrAPI, s3API, stsservice.New())
 	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -170,6 +184,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 
 	group.Go(func() error { return registry.Run(background) })
 	group.Go(func() error { return lambdaAPI.Run(background) })
+	group.Go(func() error { return collectImages(background, images, registry, ecrAPI, log) })
 	// No event is begun after a drain has.
 	polling, stopPolling := context.WithCancel(background)
 	defer stopPolling()
