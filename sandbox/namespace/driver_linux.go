@@ -63,7 +63,7 @@ type Driver struct {
 	resolving resolving
 	egress    *egress // nil: there is no way out
 
-	skeletonMu   sync.Mutex // guards the following
+	skeletonMu   sync.Mutex      // guards the following
 	skeletonMade map[string]bool // by key
 
 	pool   chan *shell
