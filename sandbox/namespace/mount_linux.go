@@ -5,6 +5,7 @@ package namespace
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
