@@ -8,9 +8,15 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10s
 
 # Debian packages without which some tests skip.
-TEST_PACKAGES = e2fsprogs gcc gcc-aarch64-linux-gnu
+TEST_PACKAGES = e2fsprogs gcc gcc-aarch64-linux-gnu systemd qemu-system-x86
 
-.PHONY: build demo test test-hostile test-packages check race fuzz bench clean needs
+# Where make install puts things; DESTDIR is put before all of them.
+PREFIX     ?= /usr/local
+BINDIR     ?= $(PREFIX)/bin
+UNITDIR    ?= $(PREFIX)/lib/systemd
+SYSCONFDIR ?= /etc
+
+.PHONY: install uninstall test-vm cycles build demo test test-hostile test-packages check race fuzz bench clean needs
 
 needs:
 	@v=$$($(GO) env GOVERSION 2>/dev/null | sed 's/^go//'); \
@@ -70,6 +76,40 @@ fuzz:
 ## bench: floor and lambdad in one run, ratios
 bench: build
 	$(GO) run ./integration/bench --lambdad bin/lambdad
+
+## test-vm: sandboxtest on a stock kernel under emulated QEMU: cgroup v2 only, and without user namespaces
+test-vm: needs
+	$(GO) run ./integration/vm
+
+## cycles: 10,000 sandboxes created, used and destroyed, and what grew meanwhile (root)
+cycles: needs
+	LAMBDAD_CYCLES=10000 $(GO) test -count=1 -timeout 60m -v -run '^TestCycles$$' ./sandbox/namespace
+
+# Files of an installation, below DESTDIR.
+INSTALLED = $(BINDIR)/lambdad $(UNITDIR)/system/lambdad.service $(UNITDIR)/user/lambdad.service $(SYSCONFDIR)/apparmor.d/lambdad
+
+## install: bin/lambdad, the units and the AppArmor profile, below DESTDIR and PREFIX
+install: build
+	install -D -m 0755 bin/lambdad $(DESTDIR)$(BINDIR)/lambdad
+	@set -e; for f in systemd/lambdad.service:$(UNITDIR)/system/lambdad.service systemd/user/lambdad.service:$(UNITDIR)/user/lambdad.service \
+	  apparmor/lambdad:$(SYSCONFDIR)/apparmor.d/lambdad; do \
+	  to=$(DESTDIR)$${f#*:}; install -d "$${to%/*}"; echo "install packaging/$${f%%:*} $$to"; \
+	  sed 's|@bindir@|$(BINDIR)|g' "packaging/$${f%%:*}" >"$$to"; chmod 0644 "$$to"; done
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@[ -n "$(DESTDIR)" ] || ! command -v apparmor_parser >/dev/null || apparmor_parser -r $(SYSCONFDIR)/apparmor.d/lambdad || \
+	  echo "AppArmor did not take the profile: before version 4 it needs none"
+
+## uninstall: stop the service and remove what install installed; PURGE=yes the data, too
+uninstall:
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl disable --now lambdad.service || true
+	@[ -n "$(DESTDIR)" ] || ! command -v apparmor_parser >/dev/null || [ ! -e $(SYSCONFDIR)/apparmor.d/lambdad ] || \
+	  apparmor_parser -R $(SYSCONFDIR)/apparmor.d/lambdad || true
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	@for d in $(UNITDIR)/system $(UNITDIR)/user $(UNITDIR) $(if $(DESTDIR),$(PREFIX)/lib $(BINDIR) $(PREFIX) $(SYSCONFDIR)/apparmor.d $(SYSCONFDIR)); do \
+	  rmdir "$(DESTDIR)$$d" 2>/dev/null || true; done
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@if [ "$(PURGE)" = yes ]; then rm -rf $(DESTDIR)/var/lib/lambdad; \
+	 elif [ -e $(DESTDIR)/var/lib/lambdad ]; then echo "kept: $(DESTDIR)/var/lib/lambdad (make uninstall PURGE=yes removes it)"; fi
 
 clean:
 	rm -rf bin

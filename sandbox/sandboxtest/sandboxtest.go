@@ -62,8 +62,18 @@ func RequireRoot(t testing.TB) {
 	t.Skip("needs root")
 }
 
-// Patience is how long anything in the suite may take.
-const Patience = 30 * time.Second
+// Patience is how long anything in the suite may take; ten times that where
+// SlowVariable says that the machine is emulated.
+var Patience = func() time.Duration {
+	if os.Getenv(SlowVariable) != "" {
+		return 5 * time.Minute
+	}
+	return 30 * time.Second
+}()
+
+// SlowVariable is set in an emulated machine, where the suite makes fewer sandboxes
+// at once and the bounds of time are ten times as wide.
+const SlowVariable = "SANDBOXTEST_SLOW"
 
 // ProbeVariable names the environment variable with a directory that has the built
 // probe already, for test binaries that run where there is no compiler.
@@ -150,6 +160,14 @@ type suite struct {
 	o     Options
 	d     sandbox.Driver
 	probe string
+}
+
+// slow is a bound of time, wider where the machine is emulated.
+func slow(d time.Duration) time.Duration {
+	if os.Getenv(SlowVariable) != "" {
+		d *= 10
+	}
+	return d
 }
 
 func ctx(t testing.TB) context.Context {
@@ -782,7 +800,7 @@ func testTmpFull(t *testing.T, s *suite) {
 	if err := b.Destroy(ctx(t)); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 250*time.Millisecond {
+	if took := time.Since(began); took > slow(250*time.Millisecond) {
 		t.Errorf("Destroy with a full /tmp took %v", took)
 	}
 }
@@ -815,7 +833,7 @@ func testReset(t *testing.T, s *suite) {
 			t.Fatal(err)
 		}
 		for _, r := range []*run{rt, ext} {
-			r.ended(time.Second)
+			r.ended(slow(time.Second))
 			if r.wait(); r.Exit().Signal != syscall.SIGKILL {
 				t.Errorf("ended by %v", r.Exit())
 			}
@@ -961,7 +979,7 @@ func testDestroyFrozen(t *testing.T, s *suite) {
 	if err := b.Destroy(ctx(t)); err != nil {
 		t.Fatal(err)
 	}
-	r.ended(time.Second)
+	r.ended(slow(time.Second))
 	if err := syscall.Kill(pid, 0); err == nil {
 		t.Error("the process lives on")
 	}
@@ -977,7 +995,7 @@ func testResetFrozen(t *testing.T, s *suite) {
 	if err := b.Reset(ctx(t)); err != nil {
 		t.Fatal(err)
 	}
-	r.ended(time.Second)
+	r.ended(slow(time.Second))
 	if e := start(t, b, "runtime", "exit", "5").wait(); e.Code != 5 {
 		t.Errorf("after Reset: %v", e)
 	}
@@ -1046,7 +1064,7 @@ func testThrottled(t *testing.T, s *suite) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took > 250*time.Millisecond {
+		if took > slow(250*time.Millisecond) {
 			t.Errorf("%s of a throttled loop took %v", how, took)
 		}
 	}
@@ -1122,7 +1140,7 @@ func testPeak(t *testing.T, s *suite) {
 		{"100 MiB given back", []string{"peak", "100", "/tmp/x", "0"}, 100, 114},
 		{"100 MiB given back, then 120 MiB of /tmp", []string{"peak", "100", "/tmp/x", "120"}, s.tmpCounts(100, 118), s.tmpCounts(116, 134)},
 		{"200 MiB of a file read", []string{"read", "/opt/big"}, 1, 14},
-		{"200 MiB of /tmp written", []string{"fill", "/tmp/x", "200"}, s.tmpCounts(1, 198), s.tmpCounts(16, 216)},
+		{"200 MiB of /tmp written", []string{"fill", "/tmp/x", "200"}, s.tmpCounts(1, 198), s.tmpCounts(18, 216)},
 		{"200 full socket pairs", []string{"sockets", "200"}, 25, 130},
 	} {
 		b := s.create(t, func(spec *sandbox.Spec) { spec.Mounts[1].Sources = []string{dir} })
@@ -1288,6 +1306,9 @@ func testMany(t *testing.T, s *suite) {
 	n := s.o.Parallel
 	if n == 0 {
 		n = 200
+	}
+	if os.Getenv(SlowVariable) != "" {
+		n = min(n, 40)
 	}
 	once := func(i int) error {
 		c := context.Background()

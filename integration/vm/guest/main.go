@@ -106,6 +106,9 @@ func run() error {
 	if err := os.Chmod("/tmp", 0o1777); err != nil {
 		return err
 	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 65536, Max: 65536}); err != nil {
+		return err
+	}
 	if err := loopback(); err != nil {
 		return err
 	}
@@ -129,8 +132,7 @@ func run() error {
 		f := strings.Fields(lines.Text())
 		cmd := exec.Command(f[0], f[1:]...)
 		cmd.Dir = "/"
-		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "SANDBOXTEST_PROBE=/probe", "SANDBOXTEST_SLOW=1",
-			"ENVIRONMENTTEST_PROBE=/probe/environment", "LAMBDAD_TEST_ROOT=1"}
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "SANDBOXTEST_PROBE=/probe", "SANDBOXTEST_SLOW=1", "LAMBDAD_TEST_ROOT=1"}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 		err := cmd.Run()
 		fmt.Printf("guest: %s: %v\n", f[0], cmd.ProcessState)
