@@ -58,6 +58,7 @@ var packages = map[string]string{
 	"extension": "./examples/extension",
 	"ticker":    "./integration/ticker",
 	"hostile":   "./integration/hostile/probe",
+	"measured":  "./integration/measured",
 }
 
 // Main runs the tests of a package and removes the programs that they needed.

@@ -1,0 +1,104 @@
+package integration_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/lambdad/lambdad/integration/harness"
+)
+
+// measuredOf invokes a function and returns its answer, and duration and memory as
+// its REPORT has them once its extensions are done, too.
+func measuredOf(t *testing.T, s *harness.Server, name, event string, n int) (answer string, ms float64, mb int) {
+	t.Helper()
+	got, err := s.Invoke(t.Context(), name, event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		out, err := exec.CommandContext(t.Context(), harness.Program(t, "lambdad"), "bill", "--data-dir", s.DataDir, "--output", "json", "--invocations", name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bill struct {
+			Rows []struct {
+				Latest []struct {
+					DurationMs      float64
+					MaxMemoryUsedMB int
+				}
+			}
+		}
+		if err := json.Unmarshal(out, &bill); err != nil {
+			t.Fatal(err)
+		}
+		if len(bill.Rows) == 1 && len(bill.Rows[0].Latest) == n {
+			last := bill.Rows[0].Latest[n-1]
+			return string(got), last.DurationMs, last.MaxMemoryUsedMB
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatalf("%s: invocation %d was never billed", name, n)
+	return
+}
+
+// TestMeasured holds that figures in REPORT are measured: two runs that differ by 60
+// MB of memory differ by that in Max Memory Used, whoever took it and whatever goes
+// through files; and a duration is what the program itself measures, and the little
+// that handing over takes.
+func TestMeasured(t *testing.T) {
+	harness.NeedRoot(t)
+	s := harness.Start(t, t.TempDir())
+	program := harness.Program(t, "measured")
+	layer := s.Layer(t.Context(), "measured", "extensions/measured", program)
+	create := func(name string, env map[string]string) {
+		if err := s.Create(t.Context(), name, func(in *lambda.CreateFunctionInput) {
+			in.Code.ZipFile = harness.ZipOf(t, "bootstrap", program)
+			in.MemorySize = aws.Int32(512)
+			in.Layers = []string{layer}
+			in.Environment = &types.Environment{Variables: env}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const small, large = 10, 70
+	for _, who := range []string{"RUNTIME", "EXTENSION"} {
+		for _, files := range []int{0, 200} {
+			used := map[int]int{}
+			for _, mb := range []int{small, large} {
+				name := fmt.Sprintf("%s-%d-%d", who, files, mb)
+				create(name, map[string]string{who + "_MB": strconv.Itoa(mb), who + "_FILE_MB": strconv.Itoa(files)})
+				_, _, used[mb] = measuredOf(t, s, name, "0", 1)
+			}
+			t.Logf("%s, %d MB of files: %d MB and %d MB", who, files, used[small], used[large])
+			if d := used[large] - used[small]; d < large-small-2 || d > large-small+2 {
+				t.Errorf("%s, %d MB of files: %d MB more memory show as %d", who, files, large-small, d)
+			}
+		}
+	}
+	create("slow", nil)
+	measuredOf(t, s, "slow", "0", 1)
+	best := 1e9
+	for i := range 20 {
+		answer, reported, _ := measuredOf(t, s, "slow", "50", i+2)
+		own, err := strconv.ParseFloat(answer, 64)
+		if err != nil {
+			t.Fatal(answer)
+		}
+		if reported < own/1000-0.01 {
+			t.Errorf("Duration: %.2f ms, and the program worked %.2f ms", reported, own/1000)
+		}
+		best = min(best, reported-own/1000)
+	}
+	t.Logf("Duration is at best %.2f ms over what the program measures", best)
+	if best > 1 {
+		t.Errorf("Duration is %.2f ms over what the program measures, at best", best)
+	}
+}
