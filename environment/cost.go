@@ -111,3 +111,52 @@ func (c *costs) measured(cost *telemetry.Cost) {
 	}
 	c.usage = sandbox.Usage{}
 }
+
+// A sampler looks at the memory of processes while they work, often at first and
+// then less: what file cache came and went is not known at the end (sandbox.Sampler).
+type sampler struct {
+	box   sandbox.Sampler // nil: there is nothing to look at
+	timer *time.Timer
+	begun time.Time
+}
+
+// How often, by how long the processes have been at work.
+const (
+	lookOften = 20 * time.Millisecond  // up to
+	oftenFor  = 500 * time.Millisecond // then
+	lookLess  = 200 * time.Millisecond // up to
+	lessFor   = 10 * time.Second       // then
+	lookRare  = 2 * time.Second
+)
+
+// start begins to tell when to look; nil never does.
+func (s *sampler) start() <-chan time.Time {
+	if s.box == nil {
+		return nil
+	}
+	s.begun = time.Now()
+	if s.timer == nil {
+		s.timer = time.NewTimer(lookOften)
+	} else {
+		s.timer.Reset(lookOften)
+	}
+	return s.timer.C
+}
+
+func (s *sampler) stop() {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+func (s *sampler) look() {
+	s.box.Sample()
+	next := lookOften
+	switch d := time.Since(s.begun); {
+	case d > lessFor:
+		next = lookRare
+	case d > oftenFor:
+		next = lookLess
+	}
+	s.timer.Reset(next)
+}

@@ -139,6 +139,7 @@ type Environment struct {
 	cfg       Config
 	log       *slog.Logger
 	freezer   sandbox.Freezer // nil: the sandbox cannot freeze
+	sampler   sampler
 	logStream string
 	started   time.Time
 
@@ -217,6 +218,7 @@ func Start(cfg Config) *Environment {
 		e.logStream = cfg.Version.LogStream(now, cfg.ID)
 	}
 	e.freezer, _ = cfg.Sandbox.(sandbox.Freezer)
+	e.sampler.box, _ = cfg.Sandbox.(sandbox.Sampler)
 	e.ctx, e.kill = context.WithCancel(context.Background())
 	go func() {
 		err := e.run(e.ctx)
@@ -562,6 +564,8 @@ func (e *Environment) ahead() bool { return e.cfg.InitType != OnDemand }
 // for the next one, or for what comes in between.
 func (e *Environment) awaitNext(ctx context.Context, inv *invocation, done *runtimeDone, limit <-chan time.Time) (time.Time, *failure) {
 	g := e.gen
+	look := e.sampler.start()
+	defer e.sampler.stop()
 	for {
 		p := g.api.Progress()
 		if !p.Next.IsZero() {
@@ -572,6 +576,8 @@ func (e *Environment) awaitNext(ctx context.Context, inv *invocation, done *runt
 		}
 		select {
 		case <-g.api.Changed():
+		case <-look:
+			e.sampler.look()
 		case x := <-g.exits:
 			return time.Time{}, e.crashed(x)
 		case <-limit:

@@ -397,8 +397,12 @@ func (e *Environment) awaitInit(ctx context.Context, inv *invocation, limit <-ch
 	if inv != nil {
 		stopping = nil // an invocation in flight is finished
 	}
+	look := e.sampler.start()
+	defer e.sampler.stop()
 	for !until() {
 		select {
+		case <-look:
+			e.sampler.look()
 		case <-e.gen.api.Changed():
 			if posted := e.gen.api.InitErrored(); posted != nil && inv != nil && posted.ErrorType == e.gen.api.Fatal() {
 				// The caller need not wait for the exit that follows.

@@ -157,6 +157,14 @@ type Freezer interface {
 	Thaw(ctx context.Context) error
 }
 
+// A Sampler is a Sandbox whose peak figures are truer when it is looked at while its
+// processes work: what they held in file cache and gave up again is then known.
+type Sampler interface {
+	// Sample takes a look. It is cheap, may be called at any time, also with Usage,
+	// and never fails: what cannot be read is not noted.
+	Sample()
+}
+
 // A Command is a program to start.
 type Command struct {
 	// Party owns the process: "runtime", or the file name of an extension.

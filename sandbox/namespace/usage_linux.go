@@ -28,6 +28,10 @@ import (
 //   - what is charged now without file cache, plus what living processes have
 //     given back since their largest size (VmHWM - VmRSS): exact for that case.
 //
+// Cache that came and went between two readings is in the first estimate; so the
+// group is also looked at while its processes work (Sample), and where such a look
+// found nearly as much as the peak, the cache it found is left out.
+//
 // Neither may exceed the peak charge. Then the file pages the processes have
 // mapped are added, for each party those of the process that maps most: the
 // others of a party mostly map the same libraries. They are charged to whoever
@@ -51,8 +55,10 @@ type peak struct {
 	cache int64 // file cache when last read
 	base  int64 // the kernel's peak charge at a reset it could not follow
 	own   int64 // anonymous, shared and kernel memory
-	all   int64 // with mapped file pages
-	cpu   time.Duration
+	// The largest charge that was seen at a look, and the file cache in it.
+	seen, seenCache int64
+	all             int64 // with mapped file pages
+	cpu             time.Duration
 }
 
 // start begins to count.
@@ -290,6 +296,48 @@ func processTime(pid string) time.Duration {
 	return time.Duration(ticks) * time.Second / 100 // USER_HZ
 }
 
+// Sample implements sandbox.Sampler.
+func (b *box) Sample() {
+	if b.Enter() != nil {
+		return
+	}
+	defer b.Leave()
+	g, m := b.shell.group, &b.meter
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b.mu.Lock()
+	parties := make([]*party, 0, 4)
+	for _, p := range b.parties {
+		parties = append(parties, p)
+	}
+	b.mu.Unlock()
+	m.total.look(g.mem, g.h.unified)
+	for _, p := range parties {
+		pk := m.parties[p]
+		if pk == nil {
+			pk = &peak{}
+			m.parties[p] = pk
+		}
+		pk.look(p.mem, g.h.unified)
+	}
+}
+
+// look notes the file cache of a charge that is the largest up to now, when it is
+// larger than anything already understood.
+func (p *peak) look(m memoryFiles, unified bool) {
+	if m.usage.fd < 0 {
+		return
+	}
+	usage, err := m.usage.number()
+	if err != nil || usage <= p.seen || usage-p.own <= quarter {
+		return
+	}
+	p.seen, p.seenCache = usage, fileCache(m.stat, unified)
+}
+
+// nearly is the part of the peak that a look must have found to tell about it.
+const nearly = 8
+
 // read updates the peak and returns what is held now without file cache.
 func (p *peak) read(m memoryFiles, unified bool, h held) int64 {
 	mapped, freed := h.mapped, h.freed
@@ -317,6 +365,9 @@ func (p *peak) read(m memoryFiles, unified bool, h held) int64 {
 	now := max(usage-cache, 0)
 	own := now + freed
 	if raw != math.MaxInt64 && raw > p.base {
+		if raw-p.seen <= raw/nearly {
+			cache = max(cache, p.seenCache)
+		}
 		own = max(own, raw-cache)
 	}
 	own = max(min(own, raw), now)
