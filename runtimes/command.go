@@ -34,7 +34,7 @@ func scriptSets() []string { return []string{"LD_LIBRARY_PATH", "PWD", "PYTHONPA
 // without starting it. A runtime without a script of its own gives a command of no
 // arguments: the function's bootstrap is all there is.
 func (r *Runtime) Command(ctx context.Context, env map[string]string) (*Command, error) {
-	if r.Interpreter == "" {
+	if r.Interpreter == "" || r.Image != nil {
 		return &Command{}, nil
 	}
 	dir := r.dir

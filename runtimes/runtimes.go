@@ -11,6 +11,9 @@
 // once; what AWS's runtimes do differently from version to version follows the
 // identifier all the same.
 //
+// An identifier may instead be given a container image, such as AWS's base image: then
+// its functions run on that root file system, with the client that is in it.
+//
 // Every other identifier is refused with a text that says what can be run.
 package runtimes
 
@@ -18,6 +21,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -75,6 +79,7 @@ type Set struct {
 	resolved map[string]*resolved
 	probes   *probes
 	swept    bool
+	added    *addedRuntimes // nil: not read
 }
 
 // New returns a set that keeps the files it makes below dir. It touches nothing;
@@ -89,6 +94,9 @@ func New(dir string, log *slog.Logger) *Set {
 // InvalidParameterValueException and a text for the caller; anything else is a
 // failure of this host, such as a full disk.
 func (s *Set) Resolve(ctx context.Context, name string) (*Runtime, error) {
+	if r, err := s.fromImage(name); r != nil || err != nil {
+		return r, err
+	}
 	if name == "provided.al2023" || name == "provided.al2" {
 		return &Runtime{Name: name, Entrypoints: []string{"/var/task/bootstrap", "/opt/bootstrap"}}, nil
 	}
@@ -109,7 +117,7 @@ func refused(name string) error {
 // A Listed runtime is one identifier with what it would run on.
 type Listed struct {
 	Name   string `json:"name"`
-	Source string `json:"source"` // bootstrap, host
+	Source string `json:"source"` // bootstrap, host, image
 	// Interpreter and Version are what was found; empty for bootstrap.
 	Interpreter string `json:"interpreter,omitempty"`
 	Version     string `json:"version,omitempty"`
@@ -141,7 +149,7 @@ func (s *Set) List(ctx context.Context) []Listed {
 			list = append(list, e)
 		}
 	}
-	return list
+	return s.listImages(list)
 }
 
 // Names are the identifiers that Resolve knows, as AWS spells them, whether or not
@@ -151,6 +159,13 @@ func (s *Set) Names() []string {
 	for _, l := range languages() {
 		for _, release := range l.releases {
 			names = append(names, l.id(release))
+		}
+	}
+	if added, err := s.Added(); err == nil {
+		for _, r := range added {
+			if !slices.Contains(names, r.Name) {
+				names = append(names, r.Name)
+			}
 		}
 	}
 	return names

@@ -67,6 +67,9 @@ type ExplainedProcess struct {
 
 // Explain says what an environment of v would be made of, without making one.
 func (w *Local) Explain(ctx context.Context, v *lambdad.Version) (_ *Explanation, err error) {
+	if v.Image != nil {
+		return w.explainImage(ctx, v)
+	}
 	rt, err := w.cfg.Runtimes.Resolve(ctx, v.Runtime)
 	if err != nil {
 		return nil, failed(v, "find its runtime "+v.Runtime, err)
@@ -113,20 +116,20 @@ func (w *Local) Explain(ctx context.Context, v *lambdad.Version) (_ *Explanation
 	}
 	x.Mounts = append(x.Mounts, ExplainedMount{"/tmp", nil, "read-write"})
 
-	cfg := environment.Config{Version: v, RuntimeEnv: rt.Env, LogStream: "(chosen when it starts)"}
-	if w.cfg.Credentials != nil {
-		const minted = "(made for each environment)"
-		cfg.Credentials = lambdad.Credentials{AccessKeyID: minted, SecretAccessKey: minted, SessionToken: minted}
-	}
-	if w.cfg.Endpoint != nil {
-		cfg.Endpoint = http.NotFoundHandler()
-	}
+	cfg := w.explained(v, rt.Env)
 	env := variables(environment.Explained(cfg, false))
 	command, err := rt.Command(ctx, env)
 	if err != nil {
 		return nil, err
 	}
 	entry := entrypoint(rt.Entrypoints, code, files, modes)
+	if rt.Image != nil && len(rt.Entrypoints) == 1 {
+		command.Args = rt.Entrypoints // of the image, whose layers are its root
+	}
+	if rt.Image != nil {
+		x.Mounts = append([]ExplainedMount{{"/", nil, "read-only"}}, x.Mounts...)
+		x.Notes = append(x.Notes, "the root file system is that of "+rt.Interpreter+", sha256:"+rt.Image.Digest)
+	}
 	if len(command.Args) == 0 {
 		if entry != "" {
 			command.Args = []string{entry}
@@ -162,6 +165,19 @@ func (w *Local) Explain(ctx context.Context, v *lambdad.Version) (_ *Explanation
 		}
 	}
 	return x, nil
+}
+
+// explained is what an environment's variables are made of.
+func (w *Local) explained(v *lambdad.Version, runtimeEnv map[string]string) environment.Config {
+	cfg := environment.Config{Version: v, RuntimeEnv: runtimeEnv, LogStream: "(chosen when it starts)"}
+	if w.cfg.Credentials != nil {
+		const minted = "(made for each environment)"
+		cfg.Credentials = lambdad.Credentials{AccessKeyID: minted, SecretAccessKey: minted, SessionToken: minted}
+	}
+	if w.cfg.Endpoint != nil {
+		cfg.Endpoint = http.NotFoundHandler()
+	}
+	return cfg
 }
 
 // cover lays the files of a layer over those below and counts them. Symbolic links

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -30,7 +31,8 @@ func controlAddress(dir *os.File) string {
 	return path
 }
 
-// controlAnswers are what a server answers on its control socket, by path.
+// controlAnswers are what a server answers on its control socket, by path; one that
+// takes orders has POST before it.
 type controlAnswers map[string]http.HandlerFunc
 
 // answerJSON answers with what f returns.
@@ -58,7 +60,10 @@ func serveControl(ctx context.Context, dataDir string, answers controlAnswers) e
 	}
 	mux := http.NewServeMux()
 	for path, answer := range answers {
-		mux.HandleFunc("GET "+path, answer)
+		if !strings.Contains(path, " ") {
+			path = "GET " + path
+		}
+		mux.HandleFunc(path, answer)
 	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stopped := context.AfterFunc(ctx, func() { _ = server.Close() })

@@ -14,6 +14,7 @@ import (
 	"github.com/lambdad/lambdad/blob/files"
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/image"
+	"github.com/lambdad/lambdad/runtimes"
 	ecrservice "github.com/lambdad/lambdad/service/ecr"
 	lambdaservice "github.com/lambdad/lambdad/service/lambda"
 	"github.com/lambdad/lambdad/worker"
@@ -132,12 +133,19 @@ const (
 )
 
 // collectImages removes images that nothing refers to until ctx ends.
-func collectImages(ctx context.Context, images *image.Store, registry *lambdaservice.Registry, ecr *ecrservice.Service, log *slog.Logger) error {
+func collectImages(ctx context.Context, images *image.Store, registry *lambdaservice.Registry, ecr *ecrservice.Service, set *runtimes.Set, log *slog.Logger) error {
 	tick := time.NewTicker(collectImagesEvery)
 	defer tick.Stop()
 	for {
 		roots, err := ecr.Digests(ctx)
+		var added []runtimes.Added
 		if err == nil {
+			added, err = set.Added()
+		}
+		if err == nil {
+			for _, r := range added {
+				roots = append(roots, r.Image.Digest)
+			}
 			roots = append(roots, registry.ImageDigests()...)
 			err = images.Collect(ctx, roots, imageGrace)
 		}

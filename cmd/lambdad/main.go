@@ -45,7 +45,7 @@ func commands() []command {
 		{"ps", "[--data-dir DIR] [--output table|json]", "list the execution environments", psCommand},
 		{"run", "[flags] DIR [EVENT]", "run one event through a function directory, without a server", runCommand},
 		{"explain", "[flags] FUNCTION", "show command lines, variables, mounts and the origin of files of a function's environments", explainCommand},
-		{"runtime", "list|add [flags]", "list what functions can run on here, or get what a runtime needs", runtimeCommand},
+		{"runtime", "list|add|remove [flags]", "list what functions can run on here, get what a runtime needs, or make it an image", runtimeCommand},
 		{"doctor", "[flags]", "say which promises hold on this host, and what cures the others", doctorCommand},
 		{"version", "", "print the version", versionCommand},
 	}

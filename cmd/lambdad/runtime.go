@@ -16,6 +16,11 @@ func runtimeCommand(ctx context.Context, std stdio, args []string) error {
 	fs := newFlags(std, "runtime")
 	dataDir := fs.String("data-dir", defaultDataDir(), "`directory` of the server")
 	output := fs.String("output", "table", "`form` of list: table or json")
+	var src imageSource
+	fs.StringVar(&src.Ref, "image", "", "`reference` of an image in a registry that add makes the runtime's root file system")
+	fs.StringVar(&src.OCI, "oci", "", "`directory` with such an image as an OCI layout")
+	fs.StringVar(&src.Tar, "tar", "", "`file` with such an image, as docker save or an OCI archive has it")
+	fs.StringVar(&src.Tag, "tag", "", "`tag` of the image where --oci or --tar hold several")
 	rest, err := parse(fs, args, 1, 2)
 	if err != nil {
 		return err
@@ -28,10 +33,18 @@ func runtimeCommand(ctx context.Context, std stdio, args []string) error {
 	switch {
 	case rest[0] == "list" && len(rest) == 1:
 		return runtimeList(ctx, std, set, *output)
+	case rest[0] == "add" && len(rest) == 2 && src.given():
+		return runtimeAddImage(ctx, std, *dataDir, set, rest[1], src)
+	case rest[0] == "remove" && len(rest) == 2:
+		if err := set.RemoveImage(rest[1]); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.out, "%s is removed; its image goes when nothing uses it\n", rest[1])
+		return nil
 	case rest[0] == "add" && len(rest) == 2:
 		return runtimeAdd(ctx, std, set, rest[1])
 	}
-	fmt.Fprintln(std.err, "lambdad runtime: it is list, or add with a runtime's identifier")
+	fmt.Fprintln(std.err, "lambdad runtime: it is list, add with a runtime's identifier, or remove with one that was added as an image")
 	return errUsage
 }
 

@@ -147,9 +147,10 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return err
 	}
 	undo.push(func() error { ecrAPI.Close(); return nil })
+	finder := &imageFinder{images, ecrAPI, advertised(listener.Addr())}
 	var functionImages lambdaservice.Images // nil where an image cannot be a root
 	if n.driver.Tier() != "plain" {
-		functionImages = &imageFinder{images, ecrAPI, advertised(listener.Addr())}
+		functionImages = finder
 	}
 	lambdaAPI := lambdaservice.New(lambdaservice.Config{
 		Registry: registry, Frontend: n.frontend, Placer: n.placer, Blobs: blobs, Archives: n.archives, Images: functionImages,
@@ -184,7 +185,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 
 	group.Go(func() error { return registry.Run(background) })
 	group.Go(func() error { return lambdaAPI.Run(background) })
-	group.Go(func() error { return collectImages(background, images, registry, ecrAPI, log) })
+	group.Go(func() error { return collectImages(background, images, registry, ecrAPI, n.runtimes, log) })
 	// No event is begun after a drain has.
 	polling, stopPolling := context.WithCancel(background)
 	defer stopPolling()
@@ -193,9 +194,10 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	group.Go(func() error { return ledger.Run(background) })
 	group.Go(func() error {
 		return serveControl(background, dir.Path(), controlAnswers{
-			"/environments": answerJSON(func() []row { return rows(n.worker.Environments()) }),
-			"/phases":       answerJSON(lives.all),
-			"/bill":         serveBill(ledger, account, cfg.Region),
+			"/environments":  answerJSON(func() []row { return rows(n.worker.Environments()) }),
+			"/phases":        answerJSON(lives.all),
+			"POST /runtimes": serveRuntimes(n.runtimes, images, finder),
+			"/bill":          serveBill(ledger, account, cfg.Region),
 			"/explain": explainer(func(ctx context.Context, function, qualifier string) (lambdad.Target, error) {
 				return registry.Resolve(ctx, account, cfg.Region, function, qualifier)
 			}, n.worker.Explain),
