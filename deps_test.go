@@ -62,6 +62,7 @@ var layers = []struct {
 	{"service/lambda", []string{".", "aws", "store", "blob", "telemetry", "archive", "frontend"}},
 	{"service/s3", []string{".", "aws", "store", "blob"}},
 	{"service/ecr", []string{".", "aws", "store", "blob", "image"}},
+	{"service/cloudwatch", []string{".", "aws", "metrics"}},
 	{"service/sts", []string{".", "aws"}},
 }
 

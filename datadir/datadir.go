@@ -331,6 +331,9 @@ func (d *Dir) Runtimes() string { return filepath.Join(d.path, "runtimes") }
 // Logs returns the directory of log streams.
 func (d *Dir) Logs() string { return filepath.Join(d.path, "logs") }
 
+// Metrics returns the directory of metrics.
+func (d *Dir) Metrics() string { return filepath.Join(d.path, "metrics") }
+
 // Run returns the scratch directory. What a killed server left there, mounts
 // perhaps included, is swept by the packages that make it.
 func (d *Dir) Run() string { return filepath.Join(d.path, "run") }

@@ -39,6 +39,9 @@ type Config struct {
 	Memory      int      `toml:"memory"`       // MiB all environments may hold together
 	DiskReserve int      `toml:"disk-reserve"` // MiB of disk that are left free
 
+	MetricsRetention duration `toml:"metrics-retention"` // how long metrics are kept
+	MetricsSize      int      `toml:"metrics-size"`      // MiB they may take on disk
+
 	FunctionEgress functionEgress `toml:"function-egress"` // a narrower egress for single functions, by name
 
 	tier       string   // what settle chose
@@ -103,6 +106,9 @@ func defaults() Config {
 		DrainLimit:  duration{30 * time.Second},
 		Starts:      2 * runtime.NumCPU(),
 		DiskReserve: 1024,
+
+		MetricsRetention: duration{15 * 24 * time.Hour},
+		MetricsSize:      512,
 	}
 }
 
@@ -122,6 +128,8 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.DrainLimit.Duration, "drain-limit", c.DrainLimit.Duration, "`duration` a stop waits for invocations in flight")
 	fs.IntVar(&c.Starts, "starts", c.Starts, "`number` of environments initialising at once: two per core")
 	fs.IntVar(&c.Memory, "memory", c.Memory, "`MiB` all environments may hold together; 0 leaves the host an eighth of its memory")
+	fs.DurationVar(&c.MetricsRetention.Duration, "metrics-retention", c.MetricsRetention.Duration, "`duration` metrics are kept")
+	fs.IntVar(&c.MetricsSize, "metrics-size", c.MetricsSize, "`MiB` metrics may take on disk; the oldest go first")
 	fs.IntVar(&c.DiskReserve, "disk-reserve", c.DiskReserve, "`MiB` of disk left free: below it creates and new environments are refused")
 }
 
@@ -186,6 +194,12 @@ func (c *Config) check() error {
 	}
 	if c.Starts < 1 {
 		err = errors.Join(err, fmt.Errorf("--starts %d: at least one environment must be able to start", c.Starts))
+	}
+	if c.MetricsRetention.Duration < time.Hour {
+		err = errors.Join(err, fmt.Errorf("--metrics-retention %v: it must be at least an hour, such as 360h", c.MetricsRetention))
+	}
+	if c.MetricsSize < 16 {
+		err = errors.Join(err, fmt.Errorf("--metrics-size %d: it must be at least 16", c.MetricsSize))
 	}
 	if c.Memory < 0 || c.DiskReserve < 0 {
 		err = errors.Join(err, errors.New("--memory and --disk-reserve cannot be negative"))

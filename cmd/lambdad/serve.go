@@ -23,12 +23,15 @@ import (
 	"github.com/lambdad/lambdad/bill"
 	"github.com/lambdad/lambdad/blob/files"
 	"github.com/lambdad/lambdad/datadir"
+	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/nats"
 	"github.com/lambdad/lambdad/poller"
+	cloudwatchservice "github.com/lambdad/lambdad/service/cloudwatch"
 	ecrservice "github.com/lambdad/lambdad/service/ecr"
 	lambdaservice "github.com/lambdad/lambdad/service/lambda"
 	s3service "github.com/lambdad/lambdad/service/s3"
 	stsservice "github.com/lambdad/lambdad/service/sts"
+	"github.com/lambdad/lambdad/telemetry"
 )
 
 // account is every key's account until there are more.
@@ -92,6 +95,13 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return err
 	}
 	undo.push(engine.Close)
+	measures, err := metrics.Open(metrics.Config{
+		Dir: dir.Metrics(), Retention: cfg.MetricsRetention.Duration, MaxBytes: int64(cfg.MetricsSize) << 20, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	undo.push(measures.Close)
 	reserve := func() error { return diskReserve(dir, int64(cfg.DiskReserve)<<20) }
 	images, err := openImages(dir, cfg, reserve, log)
 	if err != nil {
@@ -127,7 +137,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
 		Reserve:     reserve,
 		Events:      engine.Queue(),
-		Sinks:       []sinks{lives.sinks, ledger.Sinks},
+		Sinks:       []sinks{lives.sinks, ledger.Sinks, measured(measures)},
 		Log:         log,
 	})
 	if err != nil {
@@ -175,7 +185,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 			}
 			return nil
 		},
-	}, lambdaAPI, ecrAPI, s3API, stsservice.New())
+	}, lambdaAPI, cloudwatchservice.New(measures, nil), ecrAPI, s3API, stsservice.New())
 	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -192,6 +202,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	events := poller.New(poller.Config{Queue: engine.Queue(), Frontend: n.frontend, Concurrency: concurrencyLimit, Logger: log})
 	group.Go(func() error { return events.Run(polling) })
 	group.Go(func() error { return ledger.Run(background) })
+	group.Go(func() error { return measures.Run(background) })
 	group.Go(func() error {
 		return serveControl(background, dir.Path(), controlAnswers{
 			"/environments":  answerJSON(func() []row { return rows(n.worker.Environments()) }),
@@ -241,6 +252,14 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	}
 	stop()
 	return errors.Join(err, group.Wait())
+}
+
+// measured gives environments the sinks that make metrics of their reports and of
+// the lines they write.
+func measured(to *metrics.Store) sinks {
+	return func(v *lambdad.Version, _ string) []telemetry.Sink {
+		return []telemetry.Sink{metrics.NewReports(to, v), metrics.NewEmbedded(to, v)}
+	}
 }
 
 // listen opens the endpoint. --auth=any is refused where others could reach it.
