@@ -134,14 +134,14 @@ func (s *Store) unpackInto(ctx context.Context, r blob.Reader, _ int64, dir stri
 // twice comes once, where it counts: the upper one.
 func (s *Store) Open(ctx context.Context, img *lambdad.Image) (dirs []string, release func(), err error) {
 	var held []func()
-	release = sync.OnceFunc(func() {
+	giveBack := sync.OnceFunc(func() {
 		for _, f := range held {
 			f()
 		}
 	})
 	defer func() {
 		if err != nil {
-			release()
+			giveBack()
 		}
 	}()
 	last := map[string]int{}
@@ -173,7 +173,7 @@ func (s *Store) Open(ctx context.Context, img *lambdad.Image) (dirs []string, re
 			dirs = append(dirs, dir)
 		}
 	}
-	return dirs, release, nil
+	return dirs, giveBack, nil
 }
 
 func errTooLarge() error {
