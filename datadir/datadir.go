@@ -157,6 +157,26 @@ func Open(path string, log *slog.Logger) (_ *Dir, err error) {
 	return d, nil
 }
 
+// Check says whether Open would find a suitable file system at path, without making
+// anything that stays: it tries on path or the nearest directory above that exists.
+func Check(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	for {
+		if info, err := os.Stat(path); err == nil {
+			if !info.IsDir() {
+				return fmt.Errorf("%s is not a directory", path)
+			}
+			return probe(path, os.Chmod, os.Symlink)
+		} else if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+			return err
+		}
+		path = filepath.Dir(path)
+	}
+}
+
 // refuseForeign refuses a directory open to others that holds things but never
 // was a data directory.
 func refuseForeign(path string) error {

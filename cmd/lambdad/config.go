@@ -44,8 +44,7 @@ type Config struct {
 
 	FunctionEgress functionEgress `toml:"function-egress"` // a narrower egress for single functions, by name
 
-	tier       string   // what settle chose
-	passedOver []string // why not a stronger one
+	settled // by settle, not by anybody's file or flag
 }
 
 // functionEgress is what single functions reach, by their names. As a flag it is

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/runtimes"
 	"github.com/lambdad/lambdad/sandbox"
 )
@@ -22,6 +23,7 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 	fs := newFlags(std, "doctor")
 	isolation := fs.String("isolation", "auto", "`tier` to examine: auto, root, rootless or plain")
 	egress := fs.String("egress", string(sandbox.EgressAll), egressUsage)
+	dataDir := fs.String("data-dir", defaultDataDir(), "`directory` that serve would use: its file system is examined")
 	output := fs.String("output", "table", "`form`: table or json")
 	if _, err := parse(fs, args, 0, 0); err != nil {
 		return err
@@ -34,7 +36,7 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 		fmt.Fprintf(std.err, "lambdad doctor: --egress %q: it must be off, internet or all\n", *egress)
 		return errUsage
 	}
-	tier, passedOver, err := settle(ctx, *isolation)
+	chosen, err := settle(ctx, *isolation)
 	if err != nil {
 		return err
 	}
@@ -47,7 +49,7 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 	// The probes' own log says why the stronger tier was left.
 	var probes strings.Builder
 	log := slog.New(slog.NewTextHandler(&probes, nil))
-	driver, err := newDriver(ctx, Config{Isolation: *isolation, Egress: *egress, tier: tier, passedOver: passedOver}, uuid.NewString()[:8], dir, 0, log)
+	driver, err := newDriver(ctx, Config{Isolation: *isolation, Egress: *egress, settled: settled{tier: chosen.tier, cure: chosen.cure}}, uuid.NewString()[:8], dir, 0, log)
 	if err != nil {
 		return err
 	}
@@ -65,7 +67,9 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 		}
 		report.Runtimes = append(report.Runtimes, foundRuntime{r.Name, by})
 	}
-	if driver.Tier() == "plain" && *isolation == "auto" {
+	report.Promises = append(report.Promises, dataDirPromise(*dataDir))
+	report.Fallback, report.Cure = strings.Join(chosen.passedOver, "; "), chosen.cure
+	if driver.Tier() == "plain" && chosen.tier == "root" { // it failed its own trial
 		report.Fallback = strings.TrimSpace(probes.String())
 	}
 	if *output == "json" {
@@ -77,11 +81,22 @@ func doctorCommand(ctx context.Context, std stdio, args []string) error {
 	return nil
 }
 
+// dataDirPromise examines the file system of a data directory without making one.
+func dataDirPromise(dir string) sandbox.Promise {
+	p := sandbox.Promise{Name: "a data directory", Kept: true}
+	if err := datadir.Check(dir); err != nil {
+		p.Kept, p.Why = false, err.Error()
+		p.Cure = "give serve a directory of your own on a Linux file system with --data-dir; under WSL not one below /mnt"
+	}
+	return p
+}
+
 // diagnosis is what doctor found.
 type diagnosis struct {
 	Tier     string            `json:"tier"`
 	Platform string            `json:"platform"`
 	Fallback string            `json:"fallback,omitempty"` // why no stronger tier
+	Cure     string            `json:"cure,omitempty"`     // what would give a stronger one
 	Promises []sandbox.Promise `json:"promises"`
 	Runtimes []foundRuntime    `json:"runtimes"`
 }
@@ -94,7 +109,10 @@ type foundRuntime struct {
 func (d *diagnosis) print(std stdio) {
 	fmt.Fprintf(std.out, "lambdad %s\nisolation tier: %s\n", versionText(), d.Tier)
 	if d.Fallback != "" {
-		fmt.Fprintf(std.out, "  %s\n", d.Fallback)
+		fmt.Fprintf(std.out, "  why:  %s\n", d.Fallback)
+	}
+	if d.Cure != "" {
+		fmt.Fprintf(std.out, "  cure: %s\n", d.Cure)
 	}
 	fmt.Fprintln(std.out, "\npromises:")
 	for _, p := range d.Promises {

@@ -6,42 +6,65 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 
 	"github.com/lambdad/lambdad/sandbox"
 	"github.com/lambdad/lambdad/sandbox/namespace"
 	"github.com/lambdad/lambdad/sandbox/process"
 )
 
+// settled is the outcome of the choice of a tier.
+type settled struct {
+	tier       string
+	passedOver []string // why not a stronger one
+	cure       string   // what would give a stronger one
+}
+
 // settle chooses the isolation tier by trying it, never from the user id, before
 // anything is opened: the rootless tier begins with executing lambdad again, and
-// then this does not return. It gives the tier and, where a stronger one was passed
-// over, why.
-func settle(ctx context.Context, isolation string) (tier string, why []string, err error) {
+// then this does not return.
+func settle(ctx context.Context, isolation string) (settled, error) {
 	if before, ok := namespace.Rootless(); ok {
-		return "rootless", []string{before}, nil
+		return settled{tier: "rootless", passedOver: notEmpty(before)}, nil
 	}
-	if isolation == "plain" || isolation == "root" {
-		return isolation, nil, nil
+	switch isolation {
+	case "root":
+		return settled{tier: "root"}, nil
+	case "plain":
+		return settled{tier: "plain", cure: "start without --isolation plain: auto takes the strongest tier that works"}, nil
 	}
+	var why string
+	root := "ask for it: --isolation root"
 	if isolation == "auto" {
 		err := namespace.Probe()
 		if err == nil {
-			return "root", nil, nil
+			return settled{tier: "root"}, nil
 		}
-		why = append(why, fmt.Sprintf("the root tier does not work here: %v", err))
+		why = fmt.Sprintf("the root tier does not work here: %v", err)
+		root = namespace.RootCure()
 	}
-	err = namespace.Try(ctx)
+	err := namespace.Try(ctx)
 	if err == nil {
-		err = namespace.Reexec(strings.Join(why, ""))
+		err = namespace.Reexec(why)
 	}
 	if ctx.Err() != nil {
-		return "", nil, context.Cause(ctx)
+		return settled{}, context.Cause(ctx)
 	}
+	cure := namespace.RootlessCure(err)
 	if isolation == "rootless" {
-		return "", nil, fmt.Errorf("isolation tier rootless does not work here: %w (%s)", err, namespace.RootlessCure(err))
+		return settled{}, fmt.Errorf("isolation tier rootless does not work here: %w (%s)", err, cure)
 	}
-	return "plain", append(why, fmt.Sprintf("the rootless tier does not work here: %v (%s)", err, namespace.RootlessCure(err))), nil
+	return settled{
+		tier:       "plain",
+		passedOver: append(notEmpty(why), fmt.Sprintf("the rootless tier does not work here: %v", err)),
+		cure:       fmt.Sprintf("root tier: %s; rootless tier: %s", root, cure),
+	}, nil
+}
+
+func notEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
 }
 
 // newDriver makes the driver of a tier that settle chose. What sandboxes write lies
@@ -51,9 +74,7 @@ func settle(ctx context.Context, isolation string) (tier string, why []string, e
 func newDriver(ctx context.Context, c Config, id, dir string, reserve int64, log *slog.Logger) (sandbox.Driver, error) {
 	egress := sandbox.Egress(c.Egress)
 	for _, why := range c.passedOver {
-		if why != "" {
-			log.Warn("isolation is weaker than it could be", "tier", c.tier, "why", why)
-		}
+		log.Warn("isolation is weaker than it could be", "tier", c.tier, "why", why)
 	}
 	if c.tier != "plain" {
 		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Egress: egress, Rootless: c.tier == "rootless", Logger: log})
@@ -68,7 +89,7 @@ func newDriver(ctx context.Context, c Config, id, dir string, reserve int64, log
 	if egress != sandbox.EgressAll {
 		return nil, fmt.Errorf("--egress %s needs isolation tier root, which plain processes are not: they have the host's own network (--egress all accepts that)", egress)
 	}
-	d, err := process.New(ctx, process.Config{ID: id, Dir: dir, Logger: log})
+	d, err := process.New(ctx, process.Config{ID: id, Dir: dir, Cure: c.cure, Logger: log})
 	if err != nil {
 		return nil, errors.Join(errors.New("no isolation tier works on this host"), err)
 	}

@@ -40,8 +40,7 @@ type runOptions struct {
 	timeout   time.Duration
 	phases    bool
 
-	tier       string
-	passedOver []string
+	settled
 }
 
 // list is a flag that may be repeated.
@@ -74,11 +73,10 @@ func runCommand(ctx context.Context, std stdio, args []string) error {
 	if err := o.check(fs); err != nil {
 		return err
 	}
-	tier, passedOver, err := settle(ctx, o.isolation) // before the event is read: it may begin again
-	if err != nil {
+	// Before the event is read: it may begin again.
+	if o.settled, err = settle(ctx, o.isolation); err != nil {
 		return err
 	}
-	o.tier, o.passedOver = tier, passedOver
 	event, err := o.readEvent(std, rest)
 	if err != nil {
 		return err
@@ -145,7 +143,7 @@ func runOnce(ctx context.Context, std stdio, o runOptions, dir string, event []b
 	cfg := defaults()
 	cfg.Isolation, cfg.Egress, cfg.LogLevel = o.isolation, o.egress, o.logLevel
 	cfg.DataDir = scratch
-	cfg.tier, cfg.passedOver = o.tier, o.passedOver
+	cfg.settled = o.settled
 	cfg.DiskReserve = 0
 	if err := cfg.check(); err != nil {
 		return err

@@ -48,7 +48,7 @@ func serveCommand(ctx context.Context, std stdio, args []string) error {
 	if runtime.GOOS != "linux" {
 		return fmt.Errorf("serve needs Linux, this is %s: run lambdad in a Linux virtual machine and point clients here at it", runtime.GOOS)
 	}
-	if cfg.tier, cfg.passedOver, err = settle(ctx, cfg.Isolation); err != nil {
+	if cfg.settled, err = settle(ctx, cfg.Isolation); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)

@@ -39,6 +39,9 @@ func Rootless() (string, bool) { return "", false }
 // RootlessCure says where there are namespaces.
 func RootlessCure(error) string { return "run lambdad on Linux" }
 
+// RootCure says where there are namespaces.
+func RootCure() string { return "run lambdad on Linux" }
+
 // ServeTrial does nothing.
 func ServeTrial() {}
 

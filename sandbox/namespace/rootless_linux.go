@@ -254,6 +254,17 @@ func RootlessCure(err error) string {
 	return "allow user namespaces to this user (a security module or seccomp filter forbids them), or run lambdad as root"
 }
 
+// RootCure says what gives the root tier where Probe failed.
+func RootCure() string {
+	switch {
+	case inContainer():
+		return "docker run --privileged --cgroupns=private, as root"
+	case os.Geteuid() == 0:
+		return "give lambdad CAP_SYS_ADMIN and control groups it may write to (in a container: docker run --privileged --cgroupns=private)"
+	}
+	return "run lambdad as root (sudo, or the unit packaging/systemd/lambdad.service)"
+}
+
 // inContainer guesses, for the words of a cure only.
 func inContainer() bool {
 	for _, f := range []string{"/.dockerenv", "/run/.containerenv"} {

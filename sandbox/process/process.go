@@ -15,6 +15,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,9 @@ type Config struct {
 	// Dir is where scratch directories go; it is made when it does not exist, and
 	// must belong to this driver alone.
 	Dir string
+	// Cure is what would give a stronger tier on this host, for Promises; "": to run
+	// lambdad as root on Linux.
+	Cure string
 	// Logger receives what happens in the background; nil: nothing is logged.
 	Logger *slog.Logger
 }
@@ -49,6 +53,7 @@ type Config struct {
 // A Driver makes sandboxes of the plain tier.
 type Driver struct {
 	dir  string
+	cure string
 	log  *slog.Logger
 	fork *forker
 }
@@ -67,7 +72,7 @@ func New(_ context.Context, cfg Config) (*Driver, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	adoptOrphans()
-	return &Driver{dir: dir, log: log, fork: newForker()}, nil
+	return &Driver{dir: dir, cure: cmp.Or(cfg.Cure, "run lambdad as root on Linux"), log: log, fork: newForker()}, nil
 }
 
 // Tier is "plain".
@@ -75,23 +80,28 @@ func (d *Driver) Tier() string { return "plain" }
 
 // Promises says what does not hold.
 func (d *Driver) Promises() []sandbox.Promise {
-	const why, cure = "plain processes of this user", "run lambdad as root on Linux"
+	const why = "plain processes of this user, which nothing counts together"
 	var list []sandbox.Promise
 	for _, p := range []struct {
 		name string
 		why  string
 	}{
 		{"private file system", "they see the host's files with this user's rights; code and layers are at other paths than /var/task and /opt"},
-		{"private network", "they share the host's network; two functions cannot use the same port, and sandbox.localdomain is unknown"},
-		{"memory limit", why}, {"CPU limit", why}, {"process limit", why}, {"freezing", why},
+		{"private network", "they share the host's network, with all it reaches; two functions cannot use the same port, and sandbox.localdomain is unknown"},
+		{"many environments of a function", "extensions bind the ports they like, so that a second environment would collide with the first: there is one at a time"},
+		{"allowed system calls only", "what this user may do, they may do"},
+		{"a user id of its own", "they run as the user who started lambdad, and so do those of other functions"},
+		{"memory limit", why}, {"CPU limit", why}, {"process limit", why}, {"freezing", "nothing stops them between invocations: extensions go on"},
+		{"nothing outlives a killed daemon", "they live on until the next start ends them"},
+		{"/tmp of its size", "/tmp is a directory of the host's disk, without a limit"},
 		{"unprivileged user", "they run as the user who started lambdad"},
 		{"true peak memory", "read from the processes when asked; what ended in between is not seen"},
 	} {
-		list = append(list, sandbox.Promise{Name: p.name, Why: p.why, Cure: cure})
+		list = append(list, sandbox.Promise{Name: p.name, Why: p.why, Cure: d.cure})
 	}
 	return append(list,
 		sandbox.Promise{Name: "private /tmp", Kept: true},
-		sandbox.Promise{Name: "every process ends", Kept: leavesFound, Why: "a process that changes its session and its environment is lost", Cure: cure})
+		sandbox.Promise{Name: "every process ends", Kept: leavesFound, Why: "a process that changes its session and its environment is lost", Cure: d.cure})
 }
 
 // Close ends the thread that forks; all sandboxes must be destroyed.
