@@ -63,6 +63,8 @@ type Concurrency struct {
 type Provision struct {
 	Version *Version
 	Count   int
+	// Qualifier is what it was asked for: the version or an alias of it.
+	Qualifier string
 }
 
 // Provisioned says how far the provisioned environments of a version are.

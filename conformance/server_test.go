@@ -155,7 +155,7 @@ func newServer(t testing.TB, opts aws.Options) *server {
 	s.archives = &gatedArchives{Cache: archive.NewCache(filepath.Join(t.TempDir(), "unpacked"), blobs)}
 	placer := placement.New(s, 1000)
 	functions := lambda.New(lambda.Config{
-		Registry: s.registry, Frontend: frontend.New(s.registry, placer, s.events), Placer: placer, Blobs: blobs, Archives: s.archives,
+		Registry: s.registry, Frontend: frontend.New(frontend.Config{Versions: s.registry, Placer: placer, Events: s.events}), Placer: placer, Blobs: blobs, Archives: s.archives,
 		RuntimeNames:   []string{"provided.al2023", "python3.9", "python3.12"},
 		ResolveRuntime: func(_ context.Context, name string) (string, error) { return name, nil },
 		Architectures:  []string{"x86_64", "arm64"},

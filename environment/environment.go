@@ -173,6 +173,7 @@ type invocation struct {
 	*lambdad.Invocation
 	answer  chan *lambdad.Response
 	given   atomic.Bool
+	errored atomic.Bool   // the answer is an error
 	ended   chan struct{} // closed after its report
 	tail    *telemetry.Tail
 	trace   string // for processes
@@ -187,6 +188,7 @@ func (inv *invocation) give(payload []byte, functionError bool) {
 	r := &lambdad.Response{Payload: payload, ExecutedVersion: inv.Version.Number}
 	if functionError {
 		r.FunctionError = "Unhandled"
+		inv.errored.Store(true)
 	}
 	inv.answer <- r
 }
@@ -646,7 +648,7 @@ func (e *Environment) report(inv *invocation, f *failure, duration, initDuration
 		billed = 0 // it was when the environment was made (lifecycle.md section 15)
 	}
 	r := telemetry.Report{
-		RequestID: inv.RequestID, Status: telemetry.StatusSuccess, Tracing: inv.tracing,
+		RequestID: inv.RequestID, Status: telemetry.StatusSuccess, Tracing: inv.tracing, FunctionError: inv.errored.Load(),
 		Metrics: telemetry.ReportMetrics{
 			Duration:   telemetry.Millis(duration),
 			Billed:     telemetry.BilledMillis(duration, billed),

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/queue"
 )
 
@@ -99,6 +100,7 @@ func (f *Frontend) Event(ctx context.Context, inv *lambdad.Invocation) error {
 	}
 	switch {
 	case err == nil:
+		f.metrics.Record(subject(inv), metrics.AsyncEventsReceived, 1, e.Accepted)
 		return nil
 	case errors.Is(err, queue.ErrFull):
 		return &lambdad.Error{Code: "ServiceException", Err: err,

@@ -17,7 +17,7 @@ func TestEvent(t *testing.T) {
 	q := mem.NewQueue()
 	defer q.Close()
 	p := &recorder{}
-	f := New(known, p, q)
+	f := New(Config{Versions: known, Placer: p, Events: q})
 	inv := &lambdad.Invocation{
 		Account: "123456789012", Region: "eu-west-1", Function: "f", Qualifier: "live", RequestID: "r",
 		Payload: []byte("{\n\"a\": 1}"), TraceID: "Root=1-5f35ae12-0c0fec141ab77a00bc047aa2;Sampled=1", ClientContext: "{\"b\":\"\n\"}",
@@ -63,19 +63,19 @@ func TestEventRefusals(t *testing.T) {
 		{"full", "f", "{}", queue.ErrFull, "ServiceException", "The event was not accepted: the disk"},
 		{"broken", "f", "{}", errors.New("broken"), "ServiceException", "The event was not accepted: it could not be stored."},
 	} {
-		err := New(known, &recorder{}, full{err: c.err}).Event(t.Context(), &lambdad.Invocation{Function: c.function, Payload: []byte(c.payload)})
+		err := New(Config{Versions: known, Placer: &recorder{}, Events: full{err: c.err}}).Event(t.Context(), &lambdad.Invocation{Function: c.function, Payload: []byte(c.payload)})
 		var e *lambdad.Error
 		if !errors.As(err, &e) || e.Code != c.code || !strings.HasPrefix(e.Message, c.message) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	if err := New(known, &recorder{}, nil).Event(t.Context(), &lambdad.Invocation{Function: "f"}); lambdad.ErrorCode(err) != "NotImplemented" {
+	if err := New(Config{Versions: known, Placer: &recorder{}}).Event(t.Context(), &lambdad.Invocation{Function: "f"}); lambdad.ErrorCode(err) != "NotImplemented" {
 		t.Errorf("without a queue: %v", err)
 	}
 	q := mem.NewQueue()
 	defer q.Close()
 	payload := `"` + strings.Repeat("x", lambdad.MaxEventPayload-2) + `"`
-	if err := New(known, &recorder{}, q).Event(t.Context(), &lambdad.Invocation{Account: "1", Region: "r", Function: "f", RequestID: "r", Payload: []byte(payload)}); err != nil {
+	if err := New(Config{Versions: known, Placer: &recorder{}, Events: q}).Event(t.Context(), &lambdad.Invocation{Account: "1", Region: "r", Function: "f", RequestID: "r", Payload: []byte(payload)}); err != nil {
 		t.Errorf("as large as may be: %v", err)
 	}
 }

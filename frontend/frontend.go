@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/queue"
 )
 
@@ -40,11 +41,26 @@ type Frontend struct {
 	versions Versions
 	placer   Placer
 	events   queue.Queue
+	metrics  metrics.Recorder
 }
 
-// New makes a front end. Without a queue of events there is no Event.
-func New(versions Versions, placer Placer, events queue.Queue) *Frontend {
-	return &Frontend{versions: versions, placer: placer, events: events}
+// Config is what a Frontend needs. Versions and Placer are needed.
+type Config struct {
+	Versions Versions
+	Placer   Placer
+	// Events queues asynchronous invocations; nil: they are refused.
+	Events queue.Queue
+	// Metrics gets Throttles and AsyncEventsReceived; the rest of an invocation's
+	// is measured where it runs. Default: nobody does.
+	Metrics metrics.Recorder
+}
+
+// New makes a front end.
+func New(c Config) *Frontend {
+	if c.Metrics == nil {
+		c.Metrics = metrics.Discard
+	}
+	return &Frontend{versions: c.Versions, placer: c.Placer, events: c.Events, metrics: c.Metrics}
 }
 
 // Invoke runs one invocation and returns its answer; a failure of the function is
@@ -55,7 +71,16 @@ func (f *Frontend) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambda
 	if err := f.admit(ctx, inv, lambdad.MaxRequestPayload); err != nil {
 		return nil, err
 	}
-	return f.placer.Invoke(ctx, inv)
+	r, err := f.placer.Invoke(ctx, inv)
+	if err != nil && lambdad.ErrorCode(err) == "TooManyRequestsException" {
+		f.metrics.Record(subject(inv), metrics.Throttles, 1, time.Now())
+	}
+	return r, err
+}
+
+// subject is what is measured of an invocation that nothing has executed.
+func subject(inv *lambdad.Invocation) metrics.Subject {
+	return metrics.Subject{Account: inv.Account, Region: inv.Region, Function: inv.Function, Qualifier: inv.Qualifier}
 }
 
 // DryRun makes the checks of Invoke and runs nothing.

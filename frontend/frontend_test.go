@@ -3,13 +3,17 @@ package frontend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/metrics"
 )
 
 type versions map[string]*lambdad.Version
@@ -53,7 +57,7 @@ func TestInvokeFillsIn(t *testing.T) {
 			Account: "123456789012", Region: "eu-west-1", Function: "f", Qualifier: c.qualifier,
 			Payload: []byte(c.payload), TraceID: c.trace,
 		}
-		resp, err := New(known, p, nil).Invoke(t.Context(), inv)
+		resp, err := New(Config{Versions: known, Placer: p}).Invoke(t.Context(), inv)
 		if err != nil || string(resp.Payload) != `"ok"` || len(p.got) != 1 {
 			t.Fatalf("%q: %v %v, placed %d", c.qualifier, resp, err, len(p.got))
 		}
@@ -95,7 +99,7 @@ func TestWeights(t *testing.T) {
 	const calls = 10000
 	for _, weight := range []float64{0, 0.1, 0.5, 1} {
 		p := &count{}
-		f := New(weighted(weight), p, nil)
+		f := New(Config{Versions: weighted(weight), Placer: p})
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
@@ -130,7 +134,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &recorder{}
-			f := New(known, p, nil)
+			f := New(Config{Versions: known, Placer: p})
 			inv := func() *lambdad.Invocation {
 				return &lambdad.Invocation{Function: c.function, Payload: []byte(c.payload)}
 			}
@@ -152,21 +156,40 @@ func TestRefusals(t *testing.T) {
 func TestLimitIsInclusive(t *testing.T) {
 	p := &recorder{}
 	payload := `"` + strings.Repeat("a", lambdad.MaxRequestPayload-2) + `"`
-	if _, err := New(known, p, nil).Invoke(t.Context(), &lambdad.Invocation{Function: "f", Payload: []byte(payload)}); err != nil {
+	if _, err := New(Config{Versions: known, Placer: p}).Invoke(t.Context(), &lambdad.Invocation{Function: "f", Payload: []byte(payload)}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// refuses is a placer that throttles, and a recorder of what was measured.
+type refuses struct{ got []string }
+
+func (*refuses) Invoke(context.Context, *lambdad.Invocation) (*lambdad.Response, error) {
+	return nil, lambdad.Throttled("ConcurrentInvocationLimitExceeded")
+}
+
+func (r *refuses) Record(s metrics.Subject, m metrics.Metric, value float64, _ time.Time) {
+	r.got = append(r.got, fmt.Sprintf("%s %g %s:%s", m, value, s.Function, s.Qualifier))
+}
+
+func TestThrottlesAreMeasured(t *testing.T) {
+	r := &refuses{}
+	_, err := New(Config{Versions: known, Placer: r, Metrics: r}).Invoke(t.Context(), &lambdad.Invocation{Function: "f", Qualifier: "live"})
+	if lambdad.ErrorCode(err) != "TooManyRequestsException" || !slices.Equal(r.got, []string{"Throttles 1 f:live"}) {
+		t.Errorf("%v, measured %q", err, r.got)
 	}
 }
 
 func TestDryRunRunsNothing(t *testing.T) {
 	p := &recorder{}
-	if err := New(known, p, nil).DryRun(t.Context(), &lambdad.Invocation{Function: "f"}); err != nil || len(p.got) != 0 {
+	if err := New(Config{Versions: known, Placer: p}).DryRun(t.Context(), &lambdad.Invocation{Function: "f"}); err != nil || len(p.got) != 0 {
 		t.Fatalf("%v, placed %d", err, len(p.got))
 	}
 }
 
 // What an invocation allocates here does not grow with its event.
 func TestNoAllocationByPayload(t *testing.T) {
-	f := New(known, &recorder{}, nil)
+	f := New(Config{Versions: known, Placer: &recorder{}})
 	allocs := func(payload []byte) float64 {
 		return testing.AllocsPerRun(20, func() {
 			if err := f.DryRun(t.Context(), &lambdad.Invocation{Function: "f", Payload: payload}); err != nil {
@@ -181,7 +204,7 @@ func TestNoAllocationByPayload(t *testing.T) {
 }
 
 func BenchmarkInvoke(b *testing.B) {
-	f := New(known, nothing{}, nil)
+	f := New(Config{Versions: known, Placer: nothing{}})
 	payload := []byte(`{"key1":"value1","key2":"value2","key3":"value3"}`)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -63,6 +63,7 @@ type Placer struct {
 	mu        sync.Mutex
 	accounts  map[accountKey]*account
 	functions map[functionKey]*function
+	measured  []*function // those that have something to tell; see Run
 }
 
 type (
@@ -103,25 +104,32 @@ func one(answered bool) counts {
 type account struct {
 	pool
 	set int // reserved, or provisioned without a reservation
+	all int // what runs of all functions
+	peaks
 }
 
 // A function is what runs of one, but for what runs in an allotment.
 type function struct {
 	placer *Placer
+	key    functionKey
 	counts
+	measure
 	account    *account
 	own        pool // limit and counts hold while reserved
 	reserved   bool
 	set        int // of account.set
 	allotments []*allotment
+	forget     bool // when nothing runs: it may be gone
 }
 
 // An allotment is what is provisioned for a version.
 type allotment struct {
-	function *function
-	version  *lambdad.Version
-	limit    int
+	function  *function
+	version   *lambdad.Version
+	qualifier string
+	limit     int
 	counts
+	measure
 	// moved is how many of the units taken here count in function, because limit
 	// became less than what was in use. They are given back first.
 	moved int
@@ -191,7 +199,7 @@ func (p *Placer) configure(k functionKey, c lambdad.Concurrency) (gone []*lambda
 		if a == nil {
 			a = &allotment{function: f}
 		}
-		a.version = want.Version
+		a.version, a.qualifier = want.Version, want.Qualifier
 		a.resize(want.Count)
 		kept = append(kept, a)
 		total += want.Count
@@ -222,7 +230,7 @@ func (p *Placer) configure(k functionKey, c lambdad.Concurrency) (gone []*lambda
 	f.account.limit = max(0, p.limit-f.account.set)
 	f.account.serve()
 	f.own.serve()
-	if f.idle() {
+	if f.forget = !f.reserved && len(kept) == 0; f.forget && f.idle() {
 		delete(p.functions, k)
 	}
 	return gone
@@ -239,12 +247,7 @@ func (p *Placer) InUse(accountID, region string) (u Use) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if a := p.accounts[accountKey{accountID, region}]; a != nil {
-		u.Unreserved = a.use
-	}
-	for k, f := range p.functions {
-		if k.account == accountID && k.region == region {
-			u.Concurrent += f.running()
-		}
+		u = Use{Concurrent: a.all, Unreserved: a.use}
 	}
 	return u
 }
@@ -255,13 +258,13 @@ func (p *Placer) take(v *lambdad.Version) (worker.Unit, error) {
 	f := p.function(functionKey{v.Account, v.Region, v.Function})
 	a := f.allotment(v.Number)
 	if a != nil && a.use < a.limit {
-		a.use++
+		a.take()
 		p.mu.Unlock()
 		return a, nil
 	}
 	pl := f.pool()
 	if pl.use < pl.limit {
-		f.take()
+		f.take(a)
 		p.mu.Unlock()
 		return f, nil
 	}
@@ -313,7 +316,7 @@ func (p *Placer) function(k functionKey) *function {
 		a = &account{pool: pool{limit: p.limit, reason: reasonAccount}}
 		p.accounts[ak] = a
 	}
-	f := &function{placer: p, account: a, own: pool{reason: reasonReserved}}
+	f := &function{placer: p, key: k, account: a, own: pool{reason: reasonReserved}}
 	p.functions[k] = f
 	return f
 }
@@ -326,18 +329,9 @@ func (f *function) pool() *pool {
 	return &f.account.pool
 }
 
-// running is how many invocations of the function run.
-func (f *function) running() int {
-	n := f.use
-	for _, a := range f.allotments {
-		n += a.use
-	}
-	return n
-}
-
 // idle reports whether nothing is known of the function that is not so of others.
 func (f *function) idle() bool {
-	return !f.reserved && len(f.allotments) == 0 && f.use == 0
+	return !f.reserved && len(f.allotments) == 0 && f.running == 0 && !f.listed
 }
 
 func (f *function) allotment(number string) *allotment {
@@ -357,9 +351,23 @@ func (f *function) throttled() error {
 	return err
 }
 
-func (f *function) take() {
+// take takes a unit of the pool; a is what is provisioned for the version and in
+// use, if anything is.
+func (f *function) take(a *allotment) {
 	f.use++
 	f.pool().use++
+	f.begun()
+	if a != nil {
+		a.spilt++
+	}
+}
+
+// take takes a unit of an allotment.
+func (a *allotment) take() {
+	a.use++
+	a.ran++
+	a.most = max(a.most, a.use)
+	a.function.begun()
 }
 
 // release gives back a unit of the pool.
@@ -367,6 +375,7 @@ func (f *function) release(answered bool) {
 	f.sub(one(answered))
 	pl := f.pool()
 	pl.sub(one(answered))
+	f.ended()
 	pl.serve()
 }
 
@@ -387,7 +396,7 @@ func (pl *pool) serve() {
 	for len(pl.waiting) > 0 && pl.use < pl.limit {
 		wt := pl.waiting[0]
 		pl.waiting = slices.Delete(pl.waiting, 0, 1)
-		wt.function.take()
+		wt.function.take(wt.allotment)
 		wt.got <- wt.function
 	}
 }
@@ -440,11 +449,12 @@ func (a *allotment) Release(answered bool) {
 		return
 	}
 	a.sub(one(answered))
+	f.ended()
 	pl := f.pool()
 	for i, wt := range pl.waiting {
 		if wt.allotment == a && a.use < a.limit {
 			pl.waiting = slices.Delete(pl.waiting, i, i+1)
-			a.use++
+			a.take()
 			wt.got <- a
 			return
 		}

@@ -3,6 +3,8 @@ package placement_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/placement"
 	"github.com/lambdad/lambdad/worker"
 )
@@ -323,6 +326,64 @@ func TestErrorGivesBack(t *testing.T) {
 			t.Errorf("the worker's error was lost: %v", err)
 		}
 		idle(t, p)
+	})
+}
+
+// recorded keeps the sums and maxima of what was recorded, by minute.
+type recorded map[string]float64
+
+func (r recorded) Record(s metrics.Subject, m metrics.Metric, value float64, at time.Time) {
+	k := fmt.Sprintf("%s %s:%s %s @%d", m, s.Function, s.Qualifier, s.Version, at.Unix()/60%60)
+	switch m {
+	case metrics.ProvisionedConcurrencyInvocations, metrics.ProvisionedConcurrencySpilloverInvocations:
+		r[k] += value
+	default:
+		r[k] = max(r[k], value)
+	}
+}
+
+// What is in use is told by minute, also of what runs for longer than one.
+func TestMeasures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(30*time.Second, 0)
+		p := placement.New(h, 100)
+		p.Configure("1", "eu-west-1", "f", lambdad.Concurrency{Provisioned: []lambdad.Provision{{Version: version("f", "1"), Count: 4, Qualifier: "live"}}})
+		p.Configure("1", "eu-west-1", "kept", lambdad.Concurrency{Reserved: new(5)})
+		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour + 5*time.Second)))
+		r := recorded{}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx, r) }()
+		var wg sync.WaitGroup
+		for v, n := range map[*lambdad.Version]int{version("f", "1"): 6, version("kept", "1"): 3, version("other", "$LATEST"): 7} {
+			wg.Go(func() { calls(t, p, n, v) })
+		}
+		wg.Wait()
+		time.Sleep(time.Minute)
+		h.run = 90 * time.Second
+		calls(t, p, 2, version("f", "1"))
+		time.Sleep(10 * time.Minute)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		want := recorded{
+			"ConcurrentExecutions :  @0": 16, "UnreservedConcurrentExecutions :  @0": 9,
+			"ConcurrentExecutions f:  @0": 6, "ConcurrentExecutions kept:  @0": 3, "ConcurrentExecutions other:  @0": 7,
+			"ProvisionedConcurrencyInvocations f:live 1 @0": 4, "ProvisionedConcurrencySpilloverInvocations f:live 1 @0": 2,
+			"ProvisionedConcurrentExecutions f:live 1 @0": 4, "ProvisionedConcurrencyUtilization f:live 1 @0": 1,
+			"ProvisionedConcurrencyInvocations f:live 1 @1": 2,
+		}
+		for m := 1; m <= 3; m++ {
+			at := fmt.Sprintf("@%d", m)
+			maps.Copy(want, recorded{
+				"ConcurrentExecutions :  " + at: 2, "UnreservedConcurrentExecutions :  " + at: 0, "ConcurrentExecutions f:  " + at: 2,
+				"ProvisionedConcurrentExecutions f:live 1 " + at: 2, "ProvisionedConcurrencyUtilization f:live 1 " + at: 0.5,
+			})
+		}
+		if !maps.Equal(r, want) {
+			t.Errorf("recorded %v\nwant %v", r, want)
+		}
 	})
 }
 

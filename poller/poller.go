@@ -22,6 +22,7 @@ import (
 
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/frontend"
+	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/placement"
 	"github.com/lambdad/lambdad/queue"
 )
@@ -62,7 +63,9 @@ type Config struct {
 	// Concurrency is how many events are worked on at once. Default: 1000, the
 	// account's concurrency.
 	Concurrency int
-	Logger      *slog.Logger // default: discard
+	// Metrics gets AsyncEventAge and AsyncEventsDropped. Default: nobody does.
+	Metrics metrics.Recorder
+	Logger  *slog.Logger // default: discard
 }
 
 // A Poller works on the events in the queue while Run runs.
@@ -70,6 +73,7 @@ type Poller struct {
 	queue    queue.Queue
 	frontend Frontend
 	slots    chan struct{}
+	metrics  metrics.Recorder
 	log      *slog.Logger
 }
 
@@ -81,7 +85,10 @@ func New(cfg Config) *Poller {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Poller{queue: cfg.Queue, frontend: cfg.Frontend, slots: make(chan struct{}, cfg.Concurrency), log: cfg.Logger}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.Discard
+	}
+	return &Poller{queue: cfg.Queue, frontend: cfg.Frontend, slots: make(chan struct{}, cfg.Concurrency), metrics: cfg.Metrics, log: cfg.Logger}
 }
 
 // Run works on events until ctx ends; then it takes no more, and returns when those
@@ -129,10 +136,12 @@ func (p *Poller) work(ctx context.Context, m queue.Message) {
 		p.done(m, m.Retry(ctx, wait))
 		return
 	}
-	if time.Since(e.Accepted) > maxAge {
-		p.giveUp(ctx, m, log, EventAgeExceeded, nil)
+	age := time.Since(e.Accepted)
+	if age > maxAge {
+		p.giveUp(ctx, m, e, log, EventAgeExceeded, nil)
 		return
 	}
+	p.metrics.Record(subject(e), metrics.AsyncEventAge, float64(age.Milliseconds()), time.Now())
 	stop := p.extend(ctx, m)
 	resp, err := p.frontend.Invoke(ctx, e.Invocation())
 	stop()
@@ -142,13 +151,13 @@ func (p *Poller) work(ctx context.Context, m queue.Message) {
 	case err == nil:
 		p.failed(ctx, m, e, log)
 	case errors.Is(err, placement.ErrZeroReserved):
-		p.giveUp(ctx, m, log, ZeroReservedConcurrency, err)
+		p.giveUp(ctx, m, e, log, ZeroReservedConcurrency, err)
 	case passes(err):
 		wait := backoff(m.Attempt())
 		log.Debug("an event comes back to the queue", "attempt", m.Attempt(), "after", wait, "err", err)
 		p.done(m, m.Retry(ctx, wait))
 	default:
-		p.giveUp(ctx, m, log, FunctionGone, err)
+		p.giveUp(ctx, m, e, log, FunctionGone, err)
 	}
 }
 
@@ -158,7 +167,7 @@ func (p *Poller) work(ctx context.Context, m queue.Message) {
 func (p *Poller) failed(ctx context.Context, m queue.Message, e *frontend.Event, log *slog.Logger) {
 	e.Failures++
 	if e.Failures > maxRetries {
-		p.giveUp(ctx, m, log, RetriesExhausted, nil)
+		p.giveUp(ctx, m, e, log, RetriesExhausted, nil)
 		return
 	}
 	e.NotBefore = time.Now().Add(time.Duration(e.Failures) * time.Minute)
@@ -174,9 +183,15 @@ func (p *Poller) failed(ctx context.Context, m queue.Message, e *frontend.Event,
 	p.done(m, m.Ack(ctx))
 }
 
-func (p *Poller) giveUp(ctx context.Context, m queue.Message, log *slog.Logger, condition string, cause error) {
+func (p *Poller) giveUp(ctx context.Context, m queue.Message, e *frontend.Event, log *slog.Logger, condition string, cause error) {
 	log.Warn("an event was given up", "condition", condition, "err", cause)
+	p.metrics.Record(subject(e), metrics.AsyncEventsDropped, 1, time.Now())
 	p.done(m, m.Ack(ctx))
+}
+
+// subject is what is measured of an event.
+func subject(e *frontend.Event) metrics.Subject {
+	return metrics.Subject{Account: e.Account, Region: e.Region, Function: e.Function, Qualifier: e.Qualifier}
 }
 
 // done notes the end of a lease.

@@ -14,6 +14,7 @@ import (
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/frontend"
 	"github.com/lambdad/lambdad/mem"
+	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/placement"
 	"github.com/lambdad/lambdad/poller"
 )
@@ -31,6 +32,8 @@ type function struct {
 	tries   []string // request id, payload and when
 	running int
 	most    int
+
+	measured []string
 }
 
 func (f *function) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
@@ -61,6 +64,13 @@ func (v *versions) Resolve(_ context.Context, account, region, name, _ string) (
 	return lambdad.Target{Version: &lambdad.Version{Account: account, Region: region, Function: name, Number: "$LATEST"}}, nil
 }
 
+// Record implements metrics.Recorder.
+func (f *function) Record(_ metrics.Subject, m metrics.Metric, value float64, _ time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.measured = append(f.measured, fmt.Sprintf("%s %g", m, value))
+}
+
 type rig struct {
 	*function
 	versions
@@ -73,10 +83,10 @@ func run(t *testing.T, concurrency int, takes time.Duration, ends func(*lambdad.
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{function: &function{begin: time.Now(), takes: takes, ends: ends, n: map[string]int{}}, queue: mem.NewQueue()}
-		r.frontend = frontend.New(&r.versions, r.function, r.queue)
+		r.frontend = frontend.New(frontend.Config{Versions: &r.versions, Placer: r.function, Events: r.queue})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		p := poller.New(poller.Config{Queue: r.queue, Frontend: r.frontend, Concurrency: concurrency})
+		p := poller.New(poller.Config{Queue: r.queue, Frontend: r.frontend, Concurrency: concurrency, Metrics: r})
 		go func() { done <- p.Run(ctx) }()
 		r.stop = sync.OnceFunc(func() {
 			cancel()
@@ -181,6 +191,9 @@ func TestFunctionGone(t *testing.T) {
 		time.Sleep(time.Hour)
 		if r.left(t) != 0 || len(r.all()) != 1 {
 			t.Errorf("%d left after %q", r.left(t), r.all())
+		}
+		if want := []string{"AsyncEventAge 0", "AsyncEventAge 60000", "AsyncEventsDropped 1"}; !slices.Equal(r.measured, want) {
+			t.Errorf("measured %q, want %q", r.measured, want)
 		}
 	})
 }

@@ -184,6 +184,9 @@ type Report struct {
 	Metrics   ReportMetrics `json:"metrics"`
 	Spans     []Span        `json:"spans,omitempty"`
 	Tracing   *TraceContext `json:"tracing,omitempty"`
+	// FunctionError: the answer was an error, also one that the function itself
+	// posted, of which Status knows nothing. It is in no log and no record.
+	FunctionError bool `json:"-"`
 }
 
 // ReportMetrics are measures of a whole invocation.

@@ -8,11 +8,14 @@ import (
 	"log/slog"
 	"net/http"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/archive"
 	"github.com/lambdad/lambdad/blob"
 	"github.com/lambdad/lambdad/frontend"
 	"github.com/lambdad/lambdad/image"
+	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/placement"
 	"github.com/lambdad/lambdad/queue"
 	"github.com/lambdad/lambdad/runtimes"
@@ -43,6 +46,9 @@ type nodeConfig struct {
 	Reserve func() error
 	// Events queues asynchronous invocations; nil: there are none.
 	Events queue.Queue
+	// Metrics gets what is measured of throttles, concurrency and events; nil: nobody
+	// does.
+	Metrics metrics.Recorder
 	// Sinks give each environment readers of its telemetry beside the log.
 	Sinks []sinks
 	// LogCopy also gets every log line.
@@ -70,8 +76,8 @@ type node struct {
 	placer   *placement.Placer
 	frontend *frontend.Frontend
 
-	stop context.CancelFunc
-	done chan error
+	stop  context.CancelFunc
+	group *errgroup.Group
 }
 
 // newNode wires a node and starts its background work. What a dead process with
@@ -91,7 +97,6 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 		driver:   driver,
 		archives: archive.NewCache(c.Paths.code, c.Blobs),
 		runtimes: runtimes.New(c.Paths.runtimes, c.Log),
-		done:     make(chan error, 1),
 	}
 	n.worker = worker.NewLocal(worker.Config{
 		Driver:       driver,
@@ -113,11 +118,15 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 		Logger:       c.Log,
 	})
 	n.placer = placement.New(n.worker, concurrencyLimit)
-	n.frontend = frontend.New(c.Versions, n.placer, c.Events)
+	n.frontend = frontend.New(frontend.Config{Versions: c.Versions, Placer: n.placer, Events: c.Events, Metrics: c.Metrics})
 	// Background work outlives the caller: close ends it.
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop
-	go func() { n.done <- n.worker.Run(run) }()
+	n.group, run = errgroup.WithContext(run)
+	n.group.Go(func() error { return n.worker.Run(run) })
+	if c.Metrics != nil {
+		n.group.Go(func() error { return n.placer.Run(run, c.Metrics) })
+	}
 	return n, nil
 }
 
@@ -128,5 +137,5 @@ func (n *node) drain(ctx context.Context) error { return n.worker.Drain(ctx) }
 // environments must be gone.
 func (n *node) close() error {
 	n.stop()
-	return errors.Join(<-n.done, n.driver.Close())
+	return errors.Join(n.group.Wait(), n.driver.Close())
 }

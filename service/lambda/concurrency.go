@@ -1,7 +1,6 @@
 package lambda
 
 import (
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -33,28 +32,30 @@ func (f *family) share() (s share) {
 	if n := f.latest.rec.Reserved; n != nil {
 		s.set, s.Reserved = *n, new(int(*n))
 	}
-	counts := map[*version]int64{}
+	counts, asked := map[*version]int64{}, map[*version]string{}
 	for _, v := range f.versions {
 		if v.rec.Provisioned != nil && f.has(v) {
-			counts[v] += v.rec.Provisioned.Requested
+			counts[v], asked[v] = v.rec.Provisioned.Requested, strconv.FormatInt(v.number, 10)
 		}
 	}
 	for _, a := range f.aliases {
 		if a.rec.Provisioned != nil && f.alias(a.name) != nil {
-			maps.Copy(counts, f.divide(&a.rec, counts))
+			for v, n := range f.divide(&a.rec) {
+				counts[v], asked[v] = counts[v]+n, a.name
+			}
 		}
 	}
 	for _, v := range f.versions {
 		if n := counts[v]; n > 0 && v.rec.State == stateActive {
-			s.Provisioned = append(s.Provisioned, lambdad.Provision{Version: v.resolve(f.latest), Count: int(n)})
+			s.Provisioned = append(s.Provisioned, lambdad.Provision{Version: v.resolve(f.latest), Count: int(n), Qualifier: asked[v]})
 		}
 	}
 	return s
 }
 
 // divide is how many environments of which versions an alias is provisioned with,
-// by its weights, added to what they have.
-func (f *family) divide(a *aliasRecord, to map[*version]int64) map[*version]int64 {
+// by its weights.
+func (f *family) divide(a *aliasRecord) map[*version]int64 {
 	out := map[*version]int64{}
 	more := int64(0)
 	if a.Additional != "" {
@@ -62,7 +63,7 @@ func (f *family) divide(a *aliasRecord, to map[*version]int64) map[*version]int6
 	}
 	for number, n := range map[string]int64{a.Version: a.Provisioned.Requested - more, a.Additional: more} {
 		if v := f.version(number); v != nil {
-			out[v] = to[v] + n
+			out[v] = n
 		}
 	}
 	return out

@@ -137,7 +137,7 @@ func (s *Service) provisioned(c *call, name string, qualifier *string) (*family,
 func (s *Service) progress(f *family, qualifier string, set *provisionedRecord) (available int64, status string, reason *string) {
 	parts := map[*version]int64{}
 	if a := f.alias(qualifier); a != nil {
-		parts = f.divide(&a.rec, nil)
+		parts = f.divide(&a.rec)
 	} else if v := f.version(qualifier); v != nil {
 		parts[v] = set.Requested
 	}

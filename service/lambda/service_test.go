@@ -173,7 +173,7 @@ func newRig(t testing.TB, s *faultyStore, blobs blob.Store, change func(*Config)
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Registry: r.registry, Frontend: frontend.New(r.registry, echoPlacer{}, nil), Blobs: blobs, Archives: r.archives,
+		Registry: r.registry, Frontend: frontend.New(frontend.Config{Versions: r.registry, Placer: echoPlacer{}}), Blobs: blobs, Archives: r.archives,
 		RuntimeNames: []string{"provided.al2023"}, Architectures: []string{"x86_64"},
 	}
 	if change != nil {
