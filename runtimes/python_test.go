@@ -139,20 +139,22 @@ func (x run) start(t *testing.T, r *Runtime) *outcome {
 	task := filepath.Join(root, "var", "task")
 	write(t, task, x.files)
 	write(t, filepath.Join(root, "opt"), x.opt)
-	dir := r.Mounts[1].Sources[0]
+	dir := r.dir
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "bootstrap"))
 	cmd.Dir = task
 	cmd.Env = []string{
-		"PATH=/usr/bin:/bin", "LANG=en_US.UTF-8", "TZ=:UTC", "_HANDLER=" + x.handler, "LAMBDA_TASK_ROOT=" + task, "LAMBDA_RUNTIME_DIR=" + dir,
+		"PATH=/usr/bin:/bin", "LANG=en_US.UTF-8", "TZ=:UTC", "_HANDLER=" + strings.Replace(x.handler, "/var/task", task, 1), "LAMBDA_TASK_ROOT=" + task, "LAMBDA_RUNTIME_DIR=" + dir,
 		"AWS_LAMBDA_RUNTIME_API=" + strings.TrimPrefix(server.URL, "http://"), "AWS_LAMBDA_FUNCTION_NAME=f", "AWS_LAMBDA_FUNCTION_VERSION=$LATEST",
 		"AWS_LAMBDA_FUNCTION_MEMORY_SIZE=128", "AWS_LAMBDA_LOG_GROUP_NAME=/aws/lambda/f", "AWS_LAMBDA_LOG_STREAM_NAME=stream",
 	}
-	opt := map[string]string{"_LAMBDAD_OPT": filepath.Join(root, "opt")} // as the environment translates it
+	opt := map[string]string{"_LAMBDAD_OPT": "/opt"}
+	// As the environment translates paths.
+	places := strings.NewReplacer("/var/task", task, "/var/runtime", dir, "/opt", filepath.Join(root, "opt"))
 	for _, m := range []map[string]string{r.Env, opt, x.env} {
 		for k, v := range m {
-			cmd.Env = append(cmd.Env, k+"="+v)
+			cmd.Env = append(cmd.Env, k+"="+places.Replace(v))
 		}
 	}
 	var stdout, stderr bytes.Buffer
@@ -252,3 +254,17 @@ func everyPython(t *testing.T, f func(t *testing.T, r *Runtime)) {
 
 // minorOf is 12 for python3.12.
 func minorOf(r *Runtime) int { return numbers(r.Name)[1] }
+
+// atEnd calls f when a body has been read to its end: trailers are there then.
+type atEnd struct {
+	io.ReadCloser
+	f func()
+}
+
+func (a *atEnd) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	if err == io.EOF {
+		a.f()
+	}
+	return n, err
+}
