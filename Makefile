@@ -9,6 +9,8 @@ FUZZTIME ?= 10s
 
 # Debian packages without which some tests skip.
 TEST_PACKAGES = e2fsprogs gcc gcc-aarch64-linux-gnu systemd qemu-system-x86
+# Languages that tests run functions in, by command and package.
+TEST_LANGUAGES = node:nodejs ruby:ruby javac:default-jdk-headless
 
 # Where make install puts things; DESTDIR is put before all of them.
 PREFIX     ?= /usr/local
@@ -44,6 +46,7 @@ test: needs
 test-packages:
 	@missing=; for p in $(TEST_PACKAGES); do \
 	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	for l in $(TEST_LANGUAGES); do command -v $${l%%:*} >/dev/null || missing="$$missing $${l#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 
 ## test-hostile: code inside tries to break out and to starve everyone else (root)

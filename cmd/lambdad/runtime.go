@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"text/tabwriter"
 
@@ -29,7 +30,25 @@ func runtimeCommand(ctx context.Context, std stdio, args []string) error {
 		fmt.Fprintf(std.err, "lambdad runtime: --output %q: it must be table or json\n", *output)
 		return errUsage
 	}
-	set := runtimes.New(filepath.Join(*dataDir, "runtimes"), slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	dir := filepath.Join(*dataDir, "runtimes")
+	if _, err := os.Stat(dir); err != nil && rest[0] == "list" {
+		// Looking leaves nothing behind.
+		if dir, err = scratchDir("lambdad-runtime-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+	} else if err != nil {
+		// Before the first server: the directory will hold credentials.
+		if err := os.MkdirAll(*dataDir, 0o700); err != nil {
+			return fmt.Errorf("making the data directory (choose another with --data-dir): %w", err)
+		}
+		if entries, err := os.ReadDir(*dataDir); err == nil && len(entries) == 0 {
+			if err := os.Chmod(*dataDir, 0o700); err != nil {
+				return err
+			}
+		}
+	}
+	set := runtimes.New(dir, slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	switch {
 	case rest[0] == "list" && len(rest) == 1:
 		return runtimeList(ctx, std, set, *output)

@@ -59,6 +59,7 @@ var packages = map[string]string{
 	"ticker":    "./integration/ticker",
 	"hostile":   "./integration/hostile/probe",
 	"measured":  "./integration/measured",
+	"rtprobe":   "./integration/runtimes/probe",
 }
 
 // Main runs the tests of a package and removes the programs that they needed.

@@ -1,3 +1,4 @@
+unset PWD OLDPWD
 {
 	read -r _
 	read -r _
