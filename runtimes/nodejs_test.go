@@ -183,11 +183,11 @@ func TestNodeInvocations(t *testing.T) {
 		var checks []func(*testing.T, post, string)
 		const nodeExit = "The Lambda runtime client detected an unexpected Node.js exit code."
 		for _, c := range []struct {
-			name, code       string // of exports.handler
-			three, four      string // body of a response; "type: message" of an error
-			codes            [2]int // exit codes; 0: it lives
-			never4           bool   // not a case of generation 4
-			own              bool   // leaves something behind, so that it needs a process of its own
+			name, code  string // of exports.handler
+			three, four string // body of a response; "type: message" of an error
+			codes       [2]int // exit codes; 0: it lives
+			never4      bool   // not a case of generation 4
+			own         bool   // leaves something behind, so that it needs a process of its own
 		}{
 			{name: "async", code: "async (e) => e", three: `{"k":1}`, four: `{"k":1}`},
 			{name: "thenable", code: "() => ({then: (f) => f(2)})", three: "2", four: "2"},
