@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,7 +28,22 @@ type Stream struct {
 	history []Event
 	bytes   int
 	dropped map[string]LogsDropped // from history, by type
+	drops   *Drops                 // of subscribers; nil: nobody counts
 }
+
+// Drops counts what subscribers were too slow for, over many streams.
+type Drops struct{ Records, Bytes atomic.Int64 }
+
+func (d *Drops) add(records, bytes int) {
+	if d != nil {
+		d.Records.Add(int64(records))
+		d.Bytes.Add(int64(bytes))
+	}
+}
+
+// CountDrops makes the subscriptions of the stream count in d, too. It is called
+// before there are any.
+func (s *Stream) CountDrops(d *Drops) { s.drops = d }
 
 // NewStream makes a stream that hands its events to sinks.
 func NewStream(sinks ...Sink) *Stream {

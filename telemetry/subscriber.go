@@ -68,6 +68,7 @@ type subscriber struct {
 	spare    []byte // a buffer to use again
 	dropped  LogsDropped
 	lost     LogsDropped // in all
+	drops    *Drops
 	// Records taken in, cut off into batches that wait or are under way, and
 	// delivered.
 	taken, cut, delivered int64
@@ -147,6 +148,7 @@ func (s *subscriber) add(e Event) {
 		// few: records are lost in one piece, and the reader is told where.
 		s.dropped.Records += int64(n)
 		s.dropped.Bytes += int64(size)
+		s.drops.add(n, size)
 		if before == 0 {
 			s.spare = body[:0]
 		} else {
@@ -536,6 +538,9 @@ func (s *Subscriptions) Subscribe(ctx context.Context, extension string, r *Requ
 	}
 	log := s.cfg.Logger
 	x := newSubscriber(extension, r, s.cfg.JSON, s.gate, s.cfg.Dial, log)
+	if s.cfg.Stream != nil {
+		x.drops = s.cfg.Stream.drops
+	}
 	if r.TCP {
 		// The listener must be there (telemetry-api.md section 1).
 		ctx, cancel := context.WithTimeout(ctx, time.Second)

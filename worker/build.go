@@ -127,6 +127,7 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 		sinks = append(sinks, w.cfg.Sinks(v, inst.id)...)
 	}
 	cfg.Stream = telemetry.NewStream(sinks...)
+	cfg.Stream.CountDrops(&w.drops)
 
 	w.attach(inst, sb.Usage, held.run)
 	w.began(inst, environment.Start(cfg))

@@ -45,6 +45,7 @@ func (w *Local) shrink(need int64) {
 		if inst == nil {
 			return
 		}
+		w.counters.memoryClosed++
 		w.log.Debug("retiring an idle environment for its memory", "environment", inst.id,
 			"function", inst.pool.name, "version", inst.pool.number, "bytes", inst.memory, "held", w.held, "budget", w.budget)
 		w.end(inst)

@@ -367,6 +367,9 @@ func (w *Local) end(inst *instance) {
 	if inst.state == idle {
 		inst.unlist()
 	}
+	if inst.pool.retired {
+		w.counters.versionClosed++
+	}
 	w.aheadLeft(inst)
 	inst.state = ending
 	w.freeing += inst.memory

@@ -105,12 +105,14 @@ type Local struct {
 	hostMemory  func() (int64, error) // nil with a configured budget
 	hostReserve int64
 
-	ctx    context.Context // of starts; ends when Drain gives up
-	cancel context.CancelFunc
-	wake   chan struct{} // makes Run look sooner
-	ends   chan struct{} // one for each shutdown under way
-	work   sync.WaitGroup
-	todo   []*instance // of sample, kept for its room
+	ctx      context.Context // of starts; ends when Drain gives up
+	cancel   context.CancelFunc
+	counters counters
+	drops    telemetry.Drops
+	wake     chan struct{} // makes Run look sooner
+	ends     chan struct{} // one for each shutdown under way
+	work     sync.WaitGroup
+	todo     []*instance // of sample, kept for its room
 
 	mu        sync.Mutex
 	pools     map[key]*pool
@@ -255,6 +257,8 @@ func (w *Local) claim(ctx context.Context, v *lambdad.Version) (inst *instance, 
 		w.start(p)
 	}
 	w.mu.Unlock()
+	w.counters.waits.Add(1)
+	defer func(begin time.Time) { w.counters.waited.Add(int64(time.Since(begin))) }(time.Now())
 	return w.await(ctx, p, wt, patient)
 }
 
@@ -585,6 +589,7 @@ func (w *Local) retireIdle() time.Duration {
 		if left := w.cfg.IdleTimeout - time.Since(inst.idleSince); left > 0 {
 			return min(next, left)
 		}
+		w.counters.idleClosed++
 		w.log.Debug("retiring an idle environment", "environment", inst.id, "function", inst.pool.name, "version", inst.pool.number)
 		w.end(inst)
 	}

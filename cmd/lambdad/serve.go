@@ -102,6 +102,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return err
 	}
 	undo.push(measures.Close)
+	recorder := metrics.NewExporter(measures)
 	reserve := func() error { return diskReserve(dir, int64(cfg.DiskReserve)<<20) }
 	images, err := openImages(dir, cfg, reserve, log)
 	if err != nil {
@@ -137,7 +138,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
 		Reserve:     reserve,
 		Events:      engine.Queue(),
-		Sinks:       []sinks{lives.sinks, ledger.Sinks, measured(measures)},
+		Sinks:       []sinks{lives.sinks, ledger.Sinks, measured(recorder, measures)},
 		Log:         log,
 	})
 	if err != nil {
@@ -187,7 +188,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		},
 	}, lambdaAPI, cloudwatchservice.New(measures, nil), ecrAPI, s3API, stsservice.New())
 	server := &http.Server{
-		Handler:           mux,
+		Handler:           withOperatorsPage(mux, operatorsPage(n, recorder, measures)),
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -256,9 +257,9 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 
 // measured gives environments the sinks that make metrics of their reports and of
 // the lines they write.
-func measured(to *metrics.Store) sinks {
+func measured(reports metrics.Recorder, lines *metrics.Store) sinks {
 	return func(v *lambdad.Version, _ string) []telemetry.Sink {
-		return []telemetry.Sink{metrics.NewReports(to, v), metrics.NewEmbedded(to, v)}
+		return []telemetry.Sink{metrics.NewReports(reports, v), metrics.NewEmbedded(lines, v)}
 	}
 }
 
