@@ -61,6 +61,7 @@ func BenchmarkManyFunctions(b *testing.B) {
 		s, full := start()
 		b.ReportMetric(float64(empty.Milliseconds()), "ms-start-empty")
 		b.ReportMetric(float64(full.Milliseconds()), "ms-start")
+		b.ReportMetric(processor(b, s), "ms-start-cpu")
 		b.ReportMetric(emptyMemory, "MiB-empty")
 		b.ReportMetric(resident(b, s), "MiB")
 		var pages, gets []time.Duration
@@ -158,6 +159,25 @@ func resident(b *testing.B, s *harness.Server) float64 {
 		b.Fatal(err)
 	}
 	return float64(kb) / 1024
+}
+
+// processor is the processor time that a server has used, in ms.
+func processor(b *testing.B, s *harness.Server) float64 {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Cmd.Process.Pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	total := 0
+	for _, f := range fields[11:13] { // user and system time, in hundredths of a second
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		total += n
+	}
+	return float64(total) * 10
 }
 
 func milliseconds(times []time.Duration, quantile float64) float64 {

@@ -114,7 +114,7 @@ func (s *Store) Delete(ctx context.Context, key string, revision uint64) error {
 
 // List implements store.Store.
 func (s *Store) List(ctx context.Context, prefix string) ([]store.Record, error) {
-	if err := firstErr(ctx.Err(), store.CheckPrefix(prefix)); err != nil {
+	if err := firstErr(ctx.Err(), store.CheckPattern(prefix)); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -138,7 +138,7 @@ func (s *Store) list(prefix string) []store.Record {
 
 // Watch implements store.Store.
 func (s *Store) Watch(ctx context.Context, prefix string) (<-chan store.Update, error) {
-	if err := firstErr(ctx.Err(), store.CheckPrefix(prefix)); err != nil {
+	if err := firstErr(ctx.Err(), store.CheckPattern(prefix)); err != nil {
 		return nil, err
 	}
 	w := &watcher{prefix: prefix, wake: make(chan struct{}, 1)}

@@ -228,7 +228,7 @@ func (s *Store) List(ctx context.Context, prefix string) ([]store.Record, error)
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	if err := store.CheckPrefix(prefix); err != nil {
+	if err := store.CheckPattern(prefix); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -266,7 +266,7 @@ func (s *Store) Watch(ctx context.Context, prefix string) (<-chan store.Update, 
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	if err := store.CheckPrefix(prefix); err != nil {
+	if err := store.CheckPattern(prefix); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()

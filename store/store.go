@@ -73,8 +73,9 @@ type Store interface {
 	// when the record is gone.
 	Delete(ctx context.Context, key string, revision uint64) error
 	// List returns all records whose key begins with prefix, sorted by key.
-	// A prefix ends at a token boundary: "a.b" finds a.b and a.b.c, not a.bc. The
-	// empty prefix finds all. A record that is there during the whole call is in
+	// A prefix ends at a token boundary: "a.b" finds a.b and a.b.c, not a.bc, and a
+	// token * is any one token, so that "*.*.function" finds the functions of all
+	// accounts and regions, reading nothing else. The empty prefix finds all. A record that is there during the whole call is in
 	// the answer, at one of the revisions it had meanwhile.
 	List(ctx context.Context, prefix string) ([]Record, error)
 	// Watch sends the present records under prefix, then one zero Update (Key
@@ -103,6 +104,20 @@ func CheckPrefix(prefix string) error {
 		return nil
 	}
 	return checkTokens("prefix", prefix)
+}
+
+// CheckPattern is CheckPrefix for a prefix whose tokens may be *.
+func CheckPattern(prefix string) error {
+	if strings.IndexByte(prefix, '*') < 0 {
+		return CheckPrefix(prefix)
+	}
+	tokens := strings.Split(prefix, ".")
+	for i, t := range tokens {
+		if t == "*" {
+			tokens[i] = "x"
+		}
+	}
+	return checkTokens("prefix", strings.Join(tokens, "."))
 }
 
 // CheckValue returns an error wrapping ErrInvalid if value is over MaxValue.
@@ -137,8 +152,21 @@ func checkTokens(what, s string) error {
 	return nil
 }
 
-// Under says whether key begins with prefix at a token boundary.
+// Under says whether key begins with prefix at a token boundary. A token * of the
+// prefix is any one token.
 func Under(key, prefix string) bool {
-	rest, ok := strings.CutPrefix(key, prefix)
-	return ok && (prefix == "" || rest == "" || rest[0] == '.')
+	for {
+		before, after, found := strings.Cut(prefix, "*")
+		rest, ok := strings.CutPrefix(key, before)
+		if !found || !ok {
+			return ok && (prefix == "" || rest == "" || rest[0] == '.')
+		}
+		end := strings.IndexByte(rest, '.')
+		if end < 0 {
+			return after == "" && rest != ""
+		}
+		if key, prefix = rest[end:], after; prefix == "" {
+			return true
+		}
+	}
 }

@@ -120,11 +120,10 @@ func (s *Service) get(ctx context.Context, ref repoRef) (*repository, error) {
 
 // list reads the repositories of an account and region, or of all with "".
 func (s *Service) list(ctx context.Context, account, region string) ([]*repository, error) {
-	prefix := ""
-	if account != "" {
-		prefix = account + "." + region + ".repository"
+	if account == "" {
+		account, region = "*", "*"
 	}
-	recs, err := s.Store.List(ctx, prefix)
+	recs, err := s.Store.List(ctx, account+"."+region+".repository")
 	if err != nil {
 		return nil, fmt.Errorf("ecr: record store: %w", err)
 	}

@@ -212,6 +212,16 @@ func (c *configRecord) share(d *configRecord) {
 	}
 }
 
+// intern makes the states that nearly every record has one text.
+func (r *statusRecord) intern() {
+	if r.State == stateActive {
+		r.State = stateActive
+	}
+	if r.Update == updateSuccessful {
+		r.Update = updateSuccessful
+	}
+}
+
 // inProgress reports whether the last accepted change is not in force yet.
 func (r *statusRecord) inProgress() bool {
 	return r.State == statePending || r.Update == updateInProgress

@@ -517,6 +517,7 @@ func (r *Registry) decode(k recordKey, u store.Update) (put func() change, err e
 	case kindFunction:
 		next := &function{scope: k.scope, name: k.name, revision: u.Revision}
 		read(&next.rec)
+		next.rec.intern()
 		if u.Deleted {
 			next = nil
 		}
@@ -524,6 +525,7 @@ func (r *Registry) decode(k recordKey, u store.Update) (put func() change, err e
 	case kindVersion:
 		next := &version{number: k.number, revision: u.Revision}
 		read(&next.rec)
+		next.rec.intern()
 		if u.Deleted {
 			next = nil
 		}

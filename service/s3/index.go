@@ -66,12 +66,15 @@ func openIndex(ctx context.Context, cfg Config) (*index, error) {
 		store: cfg.Store, blobs: cfg.Blobs, log: cfg.Logger, seed: maphash.MakeSeed(),
 		buckets: map[string]*bucket{}, refs: map[string]int{}, deleting: map[string]chan struct{}{},
 	}
-	records, err := cfg.Store.List(ctx, "")
-	if err != nil {
-		return nil, fmt.Errorf("s3: reading records: %w", err)
+	// A bucket comes before what is in it. Parts wait for their upload.
+	var records []store.Record
+	for _, kind := range []string{"s3bucket", "s3object", "s3upload", "s3part"} {
+		more, err := cfg.Store.List(ctx, "*.*."+kind)
+		if err != nil {
+			return nil, fmt.Errorf("s3: reading records: %w", err)
+		}
+		records = append(records, more...)
 	}
-	// A bucket comes before what is in it: s3bucket < s3object < s3part < s3upload.
-	// Parts wait for their upload.
 	var parts []store.Record
 	for _, r := range records {
 		f := strings.Split(r.Key, ".")
