@@ -24,6 +24,9 @@ import (
 // every tier, over a clean stop, a kill and a new start.
 func TestTiers(t *testing.T) {
 	harness.NeedRoot(t)
+	for _, name := range []string{"lambdad", "bootstrap", "ticker"} {
+		harness.Program(t, name) // built before any clock runs
+	}
 	for _, c := range []struct {
 		tier string
 		user *syscall.Credential
@@ -39,7 +42,7 @@ func TestTiers(t *testing.T) {
 			name += " as root"
 		}
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			dir := harness.DirOf(t, c.user)
 			s := harness.StartAs(t, c.user, dir, c.args...)
@@ -102,6 +105,11 @@ func TestTiers(t *testing.T) {
 					}
 					time.Sleep(10 * time.Millisecond)
 				}
+			}
+			// Where /tmp is memory, the first line of a log says so.
+			memory := strings.Contains(harness.Logs(t, dir), "lambdad: /tmp is memory on this host")
+			if memory != (c.tier == "rootless") {
+				t.Errorf("the log says that /tmp is memory: %v", memory)
 			}
 			family = descendants(again.Cmd.Process.Pid)
 			again.Stop()

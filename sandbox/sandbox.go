@@ -53,6 +53,10 @@ type Promise struct {
 	Cure string // when not kept: what the owner of this host can do
 }
 
+// TmpOnDisk is the name of the promise that files in /tmp are no memory of who
+// writes them. Where it does not hold, the first line of every log says so.
+const TmpOnDisk = "/tmp outside the memory limit"
+
 // A Spec says what to build.
 type Spec struct {
 	// ID names the sandbox on the host, unique among those of the driver:

@@ -128,6 +128,10 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 	}
 	cfg.Stream = telemetry.NewStream(sinks...)
 	cfg.Stream.CountDrops(&w.drops)
+	if w.tmpInMemory {
+		cfg.Stream.Emit(telemetry.Event{Type: telemetry.TypeFunctionLine,
+			Record: telemetry.Line("lambdad: /tmp is memory on this host: what is written there counts as memory of the function (lambdad doctor says why)")})
+	}
 
 	w.attach(inst, sb.Usage, held.run)
 	w.began(inst, environment.Start(cfg))

@@ -99,6 +99,8 @@ type Local struct {
 	logErr  error
 	copying sync.Mutex // one environment writes to LogCopy at a time
 	plain   bool       // one environment per function
+	// tmpInMemory: every log begins by saying so.
+	tmpInMemory bool
 	// build makes the environment of an instance, of which it calls attach and
 	// began; the environment calls idled and ended. When it fails nothing is left.
 	build       func(context.Context, *instance) error
@@ -159,6 +161,9 @@ func newLocal(cfg Config) *Local {
 		budget:      cfg.MemoryBudget,
 		hostReserve: cfg.HostReserve,
 		drained:     make(chan struct{}),
+	}
+	if cfg.Driver != nil {
+		w.tmpInMemory = slices.ContainsFunc(cfg.Driver.Promises(), func(p sandbox.Promise) bool { return p.Name == sandbox.TmpOnDisk && !p.Kept })
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	if w.budget == 0 {

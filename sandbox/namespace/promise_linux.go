@@ -93,7 +93,7 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 	if why := (*tmpError)(nil); errors.As(d.tmpErr, &why) {
 		tmp, tmpCure = fmt.Errorf("/tmp is a tmpfs, its files count as memory: %w", d.tmpErr), why.cure
 	}
-	add("/tmp outside the memory limit", tmp, tmpCure)
+	add(sandbox.TmpOnDisk, tmp, tmpCure)
 	d.log.Debug("sandboxes", "groups", d.cgroups.kind(), "first uid", strconv.Itoa(d.ids.first))
 	return list
 }
