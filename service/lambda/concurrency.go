@@ -28,9 +28,13 @@ func (f *family) share() (s share) {
 	if f.latest == nil {
 		return s
 	}
-	s.set = f.provisioned()
+	total := f.provisioned()
+	s.set = total
 	if n := f.latest.rec.Reserved; n != nil {
 		s.set, s.Reserved = *n, new(int(*n))
+	}
+	if total == 0 { // nearly always
+		return s
 	}
 	counts, asked := map[*version]int64{}, map[*version]string{}
 	for _, v := range f.versions {
