@@ -891,3 +891,44 @@ func BenchmarkWarmInvoke(b *testing.B) {
 		})
 	}
 }
+
+// A report knows of an error that the handler posted, of which its status does not.
+func TestReportOfPostedError(t *testing.T) {
+	live(t, map[string]fake.Program{
+		bootstrap: func(p *fake.Proc) sandbox.Exit {
+			c := p.Client()
+			for _, how := range []string{"/error", "/response"} {
+				r, err := c.Get(p.URL() + "/2018-06-01/runtime/invocation/next")
+				if err != nil {
+					return sandbox.Exit{Code: 1}
+				}
+				r.Body.Close()
+				r, err = c.Post(p.URL()+"/2018-06-01/runtime/invocation/"+r.Header.Get("Lambda-Runtime-Aws-Request-Id")+how, "application/json", strings.NewReader(`{"errorType":"E"}`))
+				if err != nil {
+					return sandbox.Exit{Code: 1}
+				}
+				r.Body.Close()
+			}
+			return takes(0, "")(p)
+		},
+	}, nil, func(l *life) {
+		for i, want := range []bool{true, false, false} {
+			if r := l.invoke("r"); (r.FunctionError != "") != want {
+				t.Errorf("answer %d: %+v", i, r)
+			}
+		}
+		<-l.idle
+		var got []bool
+		for _, e := range l.events.list {
+			if r, ok := e.Record.(telemetry.Report); ok {
+				got = append(got, r.FunctionError)
+				if r.Status != telemetry.StatusSuccess {
+					t.Errorf("status %s", r.Status)
+				}
+			}
+		}
+		if !slices.Equal(got, []bool{true, false, false}) {
+			t.Errorf("reports of errors: %v", got)
+		}
+	})
+}

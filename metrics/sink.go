@@ -37,7 +37,7 @@ func (k *Reports) Take(e telemetry.Event) {
 
 func (k *Reports) report(r telemetry.Report) {
 	failed := 0.0
-	if r.Status != telemetry.StatusSuccess {
+	if r.Status != telemetry.StatusSuccess || r.FunctionError {
 		failed = 1
 	}
 	k.to.Record(k.subject, Invocations, 1, k.begun)

@@ -222,6 +222,9 @@ func TestRecorder(t *testing.T) {
 		st := telemetry.NewStream(NewReports(s, v))
 		st.Emit(telemetry.Event{Time: noon, Type: telemetry.TypeStart, Record: telemetry.Start{FunctionARN: arn}})
 		r := telemetry.Report{Status: status, Metrics: telemetry.ReportMetrics{Duration: telemetry.Millis(duration)}}
+		if status == "posted" { // the handler's own error, of which the status knows nothing
+			r.Status, r.FunctionError = telemetry.StatusSuccess, true
+		}
 		if extensions > 0 {
 			r.Spans = []telemetry.Span{{Name: "extensionOverhead", Duration: telemetry.Millis(extensions)}}
 		}
@@ -231,7 +234,7 @@ func TestRecorder(t *testing.T) {
 	emit(arn, telemetry.StatusSuccess, 1500*time.Microsecond, 0)
 	emit(arn+":live", telemetry.StatusTimeout, 3*time.Second, 0)
 	emit(arn+":live", telemetry.StatusSuccess, 10*time.Millisecond, 4*time.Millisecond)
-	emit(arn+":7", telemetry.StatusSuccess, 10*time.Millisecond, 0)
+	emit(arn+":7", "posted", 10*time.Millisecond, 0)
 	account := Subject{Account: v.Account, Region: v.Region}
 	f := account
 	f.Function = "f"
@@ -251,7 +254,8 @@ func TestRecorder(t *testing.T) {
 		{"1 1 1", "Invocations", []string{"FunctionName", "f", "Resource", "f:7"}},
 		{"2 2 1", "Invocations", []string{"ExecutedVersion", "7", "FunctionName", "f", "Resource", "f:live"}},
 		{"none", "Invocations", []string{"ExecutedVersion", "7", "FunctionName", "f", "Resource", "f:7"}},
-		{"4 1 1", "Errors", []string{"FunctionName", "f"}},
+		{"4 2 1", "Errors", []string{"FunctionName", "f"}},
+		{"1 1 1", "Errors", []string{"FunctionName", "f", "Resource", "f:7"}},
 		{"4 3021.5 3000", "Duration", []string{"FunctionName", "f"}},
 		{"1 4 4", "PostRuntimeExtensionsDuration", []string{"FunctionName", "f"}},
 		{"1 9 9", "ConcurrentExecutions", nil},

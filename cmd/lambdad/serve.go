@@ -138,6 +138,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
 		Reserve:     reserve,
 		Events:      engine.Queue(),
+		Metrics:     recorder,
 		Sinks:       []sinks{lives.sinks, ledger.Sinks, measured(recorder, measures)},
 		Log:         log,
 	})
@@ -200,7 +201,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	// No event is begun after a drain has.
 	polling, stopPolling := context.WithCancel(background)
 	defer stopPolling()
-	events := poller.New(poller.Config{Queue: engine.Queue(), Frontend: n.frontend, Concurrency: concurrencyLimit, Logger: log})
+	events := poller.New(poller.Config{Queue: engine.Queue(), Frontend: n.frontend, Concurrency: concurrencyLimit, Metrics: recorder, Logger: log})
 	group.Go(func() error { return events.Run(polling) })
 	group.Go(func() error { return ledger.Run(background) })
 	group.Go(func() error { return measures.Run(background) })
