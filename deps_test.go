@@ -53,6 +53,8 @@ var layers = []struct {
 	{"environment/...", []string{".", "sandbox", "telemetry", "runtimeapi", "environment", "environment/...", "sandbox/fake"}},
 
 	{"bill", []string{".", "store", "telemetry"}},
+	// What comes up.
+	{"logstore", []string{".", "telemetry"}},
 
 	// The way down for calls.
 	{"worker", []string{".", "sandbox", "telemetry", "environment", "archive", "runtimes"}},
@@ -63,6 +65,7 @@ var layers = []struct {
 	{"service/s3", []string{".", "aws", "store", "blob"}},
 	{"service/ecr", []string{".", "aws", "store", "blob", "image"}},
 	{"service/cloudwatch", []string{".", "aws", "metrics"}},
+	{"service/cloudwatchlogs", []string{".", "aws", "logstore"}},
 	{"service/sts", []string{".", "aws"}},
 }
 

@@ -133,10 +133,23 @@ func LayerARN(account, region, layer, version string) string {
 	return s
 }
 
+// LogGroup returns the name of the log group.
+func (v *Version) LogGroup() string {
+	if v.Logging.Group != "" {
+		return v.Logging.Group
+	}
+	return "/aws/lambda/" + v.Function
+}
+
 // LogStream returns the name of a log stream begun at t by an environment
-// (lifecycle.md section 13): YYYY/MM/DD/[version]<32 hex>.
+// (neighbours.md section 3): YYYY/MM/DD/[version]<32 hex>, and in a log group that is
+// not the function's own YYYY/MM/DD/<function>[version]<32 hex>.
 func (v *Version) LogStream(t time.Time, instance string) string {
-	return t.UTC().Format("2006/01/02") + "/[" + v.Number + "]" + instance
+	name := "[" + v.Number + "]" + instance
+	if v.LogGroup() != "/aws/lambda/"+v.Function {
+		name = v.Function + name
+	}
+	return t.UTC().Format("2006/01/02/") + name
 }
 
 // An Invocation is one event for one version, made once at the front end and

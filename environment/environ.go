@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/lambdad/lambdad"
 )
 
 // runtimeOnly are variables that extensions must not see: they tell by them
@@ -76,7 +74,7 @@ func environ(cfg *Config, path func(string) string, extension bool, api, endpoin
 		"AWS_ACCESS_KEY_ID":               cfg.Credentials.AccessKeyID,
 		"AWS_SECRET_ACCESS_KEY":           cfg.Credentials.SecretAccessKey,
 		"AWS_SESSION_TOKEN":               cfg.Credentials.SessionToken,
-		"AWS_LAMBDA_LOG_GROUP_NAME":       logGroup(v),
+		"AWS_LAMBDA_LOG_GROUP_NAME":       v.LogGroup(),
 		"AWS_LAMBDA_LOG_STREAM_NAME":      logStream,
 		"LAMBDA_TASK_ROOT":                path("/var/task"),
 		"LAMBDA_RUNTIME_DIR":              path("/var/runtime"),
@@ -118,13 +116,6 @@ const (
 	xrayHost = "169.254.100.1"
 	xrayPort = "2000"
 )
-
-func logGroup(v *lambdad.Version) string {
-	if g := v.Logging.Group; g != "" {
-		return g
-	}
-	return "/aws/lambda/" + v.Function
-}
 
 // translate puts in their places the directories in a list that the sandbox may
 // have elsewhere.

@@ -1,8 +1,8 @@
 // Package telemetry is what goes up from an execution environment and returns
 // nothing: its platform events and the lines its processes write.
 //
-// One Stream per environment keeps them in order. Readers are Sinks: log files
-// (Files), the tail a caller asked for (Tail), a bounded queue for whoever reads
+// One Stream per environment keeps them in order. Readers are Sinks: the log
+// store, the tail a caller asked for (Tail), a bounded queue for whoever reads
 // at its own pace (Queue), the phases as spans (Timeline), and what extensions
 // subscribed to (Subscriptions). A sink must never block, so a writer never waits
 // for a reader; what a bounded sink cannot keep it drops and counts.

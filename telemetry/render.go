@@ -76,6 +76,23 @@ func (f Format) Append(b []byte, e Event) []byte {
 	return append(append(b, line...), '\n')
 }
 
+// AppendMessages appends what an event is in the log, and to ends where each of its
+// messages ends in b. A report in the Text format is two, END and REPORT; messages in
+// the Text format keep their newline, as those of the service do.
+func (f Format) AppendMessages(b []byte, ends []int, e Event) ([]byte, []int) {
+	before := len(b)
+	b = f.Append(b, e)
+	if len(b) == before {
+		return b, ends
+	}
+	if f.JSON {
+		b = b[:len(b)-1]
+	} else if _, ok := e.Record.(Report); ok {
+		ends = append(ends, before+bytes.IndexByte(b[before:], '\n')+1)
+	}
+	return b, append(ends, len(b))
+}
+
 // lineLevel is the level of a line that a process wrote: that of its member
 // "level" when it is a JSON object, else Info.
 func lineLevel(l Line) Level {

@@ -1,13 +1,8 @@
 package telemetry
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -249,108 +244,5 @@ func TestTailKeepsTheEnd(t *testing.T) {
 	}
 	if got := string(tail.Bytes()); got != "bcdef\nx\nyz\n"[1:] {
 		t.Errorf("%q", got)
-	}
-}
-
-func TestFiles(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "logs")
-	f, err := NewFiles(FilesConfig{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct{ group, stream, path string }{
-		{"/aws/lambda/hello", "2026/11/23/[$LATEST]00ff", "aws/lambda/hello/2026/11/23/[$LATEST]00ff.log"},
-		{"../../etc", "a/../../b", "%2E%2E/%2E%2E/etc/a/%2E%2E/%2E%2E/b.log"},
-		{"a\x00b\\c//d", "", "a%00b%5Cc/%/d/%.log"},
-		{"", ".", "%/%2E.log"},
-		{strings.Repeat("g", 512), "s", strings.Repeat("g", 200) + "/" + strings.Repeat("g", 200) + "/" + strings.Repeat("g", 112) + "/s.log"},
-	} {
-		file := f.Open(c.group, c.stream, Format{})
-		if file.Path() != c.path {
-			t.Errorf("%q %q: path %q, want %q", c.group, c.stream, file.Path(), c.path)
-		}
-		for range 2 {
-			file.Take(Event{Type: TypeFunctionLine, Record: Line("x")})
-			f.Flush()
-		}
-		b, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(c.path)))
-		if err != nil || string(b) != "x\nx\n" {
-			t.Errorf("%q: %q, %v", c.path, b, err)
-		}
-	}
-	last := f.Open("g", "last", Format{})
-	last.Take(Event{Type: TypeFunctionLine, Record: Line("end")})
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f.Flush()
-	last.Take(Event{Type: TypeFunctionLine, Record: Line("too late")})
-	if b, _ := os.ReadFile(filepath.Join(dir, "g/last.log")); string(b) != "end\n" {
-		t.Errorf("%q", b)
-	}
-}
-
-// TestFilesDoNotFollowLinksOut has a log directory with a hostile link in it.
-func TestFilesDoNotFollowLinksOut(t *testing.T) {
-	dir, out := t.TempDir(), t.TempDir()
-	if err := os.Symlink(out, filepath.Join(dir, "g")); err != nil {
-		t.Fatal(err)
-	}
-	f, err := NewFiles(FilesConfig{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.Open("g", "s", Format{}).Take(Event{Type: TypeFunctionLine, Record: Line("x")})
-	f.Close()
-	if list, _ := os.ReadDir(out); len(list) > 0 {
-		t.Error(list)
-	}
-}
-
-func TestFilesOnAFullDisk(t *testing.T) {
-	var full atomic.Bool
-	full.Store(true)
-	dir := t.TempDir()
-	f, err := NewFiles(FilesConfig{Dir: dir, Reserve: func() error {
-		if full.Load() {
-			return errors.New("full")
-		}
-		return nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	file := f.Open("g", "s", Format{})
-	line := Line(strings.Repeat("x", 1023))
-	for range 3 * maxFilePending / 1024 {
-		file.Take(Event{Type: TypeFunctionLine, Record: line})
-	}
-	f.Flush()
-	if f.pending > 2*maxFilePending {
-		t.Errorf("%d bytes wait", f.pending)
-	}
-	full.Store(false)
-	f.Flush()
-	b, err := os.ReadFile(filepath.Join(dir, "g/s.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(b) < maxFilePending || !bytes.Contains(b, []byte("\nLOGS_DROPPED\tBytes: ")) {
-		t.Errorf("%d bytes, ends with %.80q", len(b), b[max(0, len(b)-80):])
-	}
-}
-
-func BenchmarkEmit(b *testing.B) {
-	f, err := NewFiles(FilesConfig{Dir: b.TempDir()})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	s := NewStream(f.Open("g", "s", Format{}))
-	r := Report{RequestID: "3da1f2dc-3222-475e-9205-e2e6c6318895", Status: StatusSuccess}
-	b.ReportAllocs()
-	for b.Loop() {
-		s.Emit(Event{Type: TypeReport, Record: r})
 	}
 }

@@ -57,9 +57,6 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 	steps := stopwatch{last: inst.since}
 	log := w.log.With("environment", inst.id, "function", v.Function, "version", v.Number)
 
-	if w.logErr != nil {
-		return failed(v, "open its log", w.logErr)
-	}
 	if w.cfg.Reserve != nil {
 		if err := w.cfg.Reserve(); err != nil {
 			return &lambdad.Error{Code: "ServiceException", Err: err,
@@ -144,12 +141,8 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 func (w *Local) sinks(v *lambdad.Version, stream string, held *cleanup) []telemetry.Sink {
 	format := telemetry.NewFormat(v.Logging.Format, v.Logging.ApplicationLevel, v.Logging.SystemLevel)
 	var sinks []telemetry.Sink
-	if w.logs != nil {
-		group := v.Logging.Group
-		if group == "" {
-			group = "/aws/lambda/" + v.Function
-		}
-		sinks = append(sinks, w.logs.Open(group, stream, format))
+	if w.cfg.Log != nil {
+		sinks = append(sinks, w.cfg.Log(v, stream, format))
 	}
 	if w.cfg.LogCopy != nil {
 		q := telemetry.NewQueue(maxCopyEvents, maxCopyBytes)

@@ -26,8 +26,8 @@ type Config struct {
 	// Runtimes knows what a runtime identifier needs: *runtimes.Set.
 	Runtimes Runtimes
 
-	// LogDir is where logs go, as <log group>/<log stream>.log; "": nowhere.
-	LogDir string
+	// Log gives the sink of a log stream; nil: logs go nowhere.
+	Log func(v *lambdad.Version, stream string, format telemetry.Format) telemetry.Sink
 	// LogCopy also gets every log line, from one goroutine for each environment
 	// and one at a time; nil: nobody does.
 	LogCopy io.Writer
@@ -60,7 +60,7 @@ type Config struct {
 	// the driver allows; nil: all of that.
 	Egress func(v *lambdad.Version) sandbox.Egress
 	// Reserve says why no environment may be made now, such as a full disk; nil:
-	// always. Logs are not written while it fails.
+	// always.
 	Reserve func() error
 
 	// Logger hears of what nobody is told otherwise; nil: nobody.

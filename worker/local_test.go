@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"github.com/lambdad/lambdad/runtimes"
 	"github.com/lambdad/lambdad/sandbox"
 	"github.com/lambdad/lambdad/sandbox/fake"
+	"github.com/lambdad/lambdad/telemetry"
 	"github.com/lambdad/lambdad/worker"
 )
 
@@ -138,7 +138,7 @@ type rig struct {
 	driver      *fake.Driver
 	archives    *archives
 	credentials *credentials
-	logs        string
+	logs        *logs
 	copied      syncBuffer
 	stop        func()
 }
@@ -160,14 +160,14 @@ func newRig(t *testing.T, extensions map[string]fake.Program, set func(*worker.C
 		driver:      &fake.Driver{Files: map[string]fake.File{"/var/task/bootstrap": {Run: echo}}},
 		archives:    &archives{dir: t.TempDir()},
 		credentials: &credentials{},
-		logs:        t.TempDir(),
+		logs:        &logs{},
 	}
 	for name, run := range extensions {
 		r.driver.Files["/opt/extensions/"+name] = fake.File{Run: run}
 	}
 	cfg := worker.Config{
 		Driver: r.driver, Archives: r.archives, Runtimes: runtimes.New(t.TempDir(), nil),
-		LogDir: r.logs, LogCopy: &r.copied, Credentials: r.credentials.mint,
+		Log: r.logs.sink, LogCopy: &r.copied, Credentials: r.credentials.mint,
 		Endpoint: func(id string) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, id) })
 		},
@@ -225,27 +225,36 @@ func (r *rig) invoke(t *testing.T, v *lambdad.Version, event string) error {
 	return nil
 }
 
-// logLines returns the lines of all log files that begin with prefix.
-func (r *rig) logLines(t *testing.T, prefix string) int {
-	files, err := filepath.Glob(filepath.Join(r.logs, "*", "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	err = filepath.WalkDir(r.logs, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
+// logs is the log of all environments.
+type logs struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (l *logs) sink(_ *lambdad.Version, _ string, format telemetry.Format) telemetry.Sink {
+	return &logSink{l, format}
+}
+
+type logSink struct {
+	*logs
+	format telemetry.Format
+}
+
+// Take implements telemetry.Sink.
+func (l *logSink) Take(e telemetry.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = l.format.Append(l.buf, e)
+}
+
+// lines counts the lines that begin with prefix.
+func (l *logs) lines(prefix string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(string(l.buf)) {
+		if strings.HasPrefix(line, prefix) {
+			n++
 		}
-		b, err := os.ReadFile(path)
-		for line := range strings.Lines(string(b)) {
-			if strings.HasPrefix(line, prefix) {
-				n++
-			}
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err, files)
 	}
 	return n
 }
@@ -310,7 +319,7 @@ func TestWholePath(t *testing.T) {
 		}
 		r.close(t)
 		for prefix, want := range map[string]int{"START ": 701, "END ": 701, "REPORT ": 701, "EXTENSION": r.credentials.made, "hello": 701, "bye": r.credentials.made} {
-			if got := r.logLines(t, prefix); got != want {
+			if got := r.logs.lines(prefix); got != want {
 				t.Errorf("%d lines begin with %q, want %d", got, prefix, want)
 			}
 			if got := strings.Count("\n"+r.copied.String(), "\n"+prefix); got != want {
@@ -335,7 +344,6 @@ func TestBuildFailures(t *testing.T) {
 		{name: "sandbox", set: func(r *rig, _ *lambdad.Version) { r.driver.Fail("create", boom) }, code: "ServiceException", message: "create its sandbox"},
 		{name: "listener", set: func(r *rig, _ *lambdad.Version) { r.driver.Fail("listen", boom) }, code: "ServiceException", message: "initialise it"},
 		{name: "disk", config: func(c *worker.Config) { c.Reserve = func() error { return errors.New("the disk is full") } }, code: "ServiceException", message: "the disk is full"},
-		{name: "log", config: func(c *worker.Config) { c.LogDir = "/dev/null/logs" }, code: "ServiceException", message: "open its log"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -423,10 +431,10 @@ func TestDrainFinishesAndShutsDown(t *testing.T) {
 			t.Error(err)
 		}
 		r.close(t)
-		if n := r.logLines(t, "REPORT "); n != 1 {
+		if n := r.logs.lines("REPORT "); n != 1 {
 			t.Errorf("%d REPORT lines: the invocation was not finished", n)
 		}
-		if n := r.logLines(t, "bye"); n != 1 {
+		if n := r.logs.lines("bye"); n != 1 {
 			t.Errorf("the extension was not told of the shutdown")
 		}
 		if err := r.invoke(t, v, "1"); lambdad.ErrorCode(err) != "ServiceException" {

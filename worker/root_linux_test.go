@@ -57,7 +57,7 @@ type node struct {
 	driver      *namespace.Driver
 	credentials credentials
 	version     *lambdad.Version
-	logs        string
+	logs        logs
 	stop        func()
 }
 
@@ -95,12 +95,12 @@ func newNode(t testing.TB, id, dir string, blobs *mem.Blobs, v *lambdad.Version,
 	if err := driver.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n := &node{driver: driver, version: v, logs: filepath.Join(dir, "logs")}
+	n := &node{driver: driver, version: v}
 	cfg := worker.Config{
 		Driver:   driver,
 		Archives: archive.NewCache(filepath.Join(dir, "code"), blobs),
 		Runtimes: runtimes.New(filepath.Join(dir, "runtimes"), nil),
-		LogDir:   n.logs, Credentials: n.credentials.mint,
+		Log:      n.logs.sink, Credentials: n.credentials.mint,
 		Endpoint:    func(string) http.Handler { return http.NotFoundHandler() },
 		IdleTimeout: time.Minute,
 		FreezeDelay: 5 * time.Millisecond,
@@ -183,8 +183,8 @@ func summary(took []time.Duration) string {
 }
 
 func (n *node) lines(t testing.TB, prefix string) int {
-	r := rig{logs: n.logs}
-	return r.logLines(t.(*testing.T), prefix)
+	t.Helper()
+	return n.logs.lines(prefix)
 }
 
 // TestRealLoad is the path from the worker down in real sandboxes: 200

@@ -95,8 +95,6 @@ type usageFunc = func() (sandbox.Usage, error)
 type Local struct {
 	cfg     Config
 	log     *slog.Logger
-	logs    *telemetry.Files // nil without a LogDir, or when logErr says why
-	logErr  error
 	copying sync.Mutex // one environment writes to LogCopy at a time
 	plain   bool       // one environment per function
 	// tmpInMemory: every log begins by saying so.
@@ -134,14 +132,10 @@ type Local struct {
 	drained   chan struct{} // closed when draining and nothing is left
 }
 
-// NewLocal makes a worker. Run does its background work; Drain ends it. A log
-// directory that cannot be used is told to everyone who invokes.
+// NewLocal makes a worker. Run does its background work; Drain ends it.
 func NewLocal(cfg Config) *Local {
 	w := newLocal(cfg)
 	w.build = w.create
-	if cfg.LogDir != "" {
-		w.logs, w.logErr = telemetry.NewFiles(telemetry.FilesConfig{Dir: cfg.LogDir, Reserve: cfg.Reserve, Logger: cfg.Logger})
-	}
 	return w
 }
 
@@ -626,9 +620,6 @@ func (w *Local) Drain(ctx context.Context) error {
 	}
 	w.cancel()
 	w.work.Wait()
-	if w.logs != nil {
-		err = errors.Join(err, w.logs.Close())
-	}
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/datadir"
+	"github.com/lambdad/lambdad/logstore"
 	"github.com/lambdad/lambdad/sandbox"
 )
 
@@ -38,6 +39,7 @@ type Config struct {
 	Starts      int      `toml:"starts"`       // environments initialising at once
 	Memory      int      `toml:"memory"`       // MiB all environments may hold together
 	DiskReserve int      `toml:"disk-reserve"` // MiB of disk that are left free
+	LogLimit    int      `toml:"log-limit"`    // MiB the logs of functions may take
 
 	MetricsRetention duration `toml:"metrics-retention"` // how long metrics are kept
 	MetricsSize      int      `toml:"metrics-size"`      // MiB they may take on disk
@@ -105,6 +107,7 @@ func defaults() Config {
 		DrainLimit:  duration{30 * time.Second},
 		Starts:      2 * runtime.NumCPU(),
 		DiskReserve: 1024,
+		LogLimit:    4096,
 
 		MetricsRetention: duration{15 * 24 * time.Hour},
 		MetricsSize:      512,
@@ -130,6 +133,7 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.MetricsRetention.Duration, "metrics-retention", c.MetricsRetention.Duration, "`duration` metrics are kept")
 	fs.IntVar(&c.MetricsSize, "metrics-size", c.MetricsSize, "`MiB` metrics may take on disk; the oldest go first")
 	fs.IntVar(&c.DiskReserve, "disk-reserve", c.DiskReserve, "`MiB` of disk left free: below it creates and new environments are refused")
+	fs.IntVar(&c.LogLimit, "log-limit", c.LogLimit, "`MiB` the logs of functions may take, at least 64: beyond it the oldest go first")
 }
 
 // egressUsage documents --egress, which three commands have.
@@ -199,6 +203,9 @@ func (c *Config) check() error {
 	}
 	if c.MetricsSize < 16 {
 		err = errors.Join(err, fmt.Errorf("--metrics-size %d: it must be at least 16", c.MetricsSize))
+	}
+	if int64(c.LogLimit)<<20 < logstore.MinLimit {
+		err = errors.Join(err, fmt.Errorf("--log-limit %d: it must be at least %d", c.LogLimit, logstore.MinLimit>>20))
 	}
 	if c.Memory < 0 || c.DiskReserve < 0 {
 		err = errors.Join(err, errors.New("--memory and --disk-reserve cannot be negative"))

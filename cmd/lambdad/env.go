@@ -32,16 +32,9 @@ func exports(dataDir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var key struct {
-		AccessKeyID     string `json:"accessKeyId"`
-		SecretAccessKey string `json:"secretAccessKey"`
-	}
-	data, err := os.ReadFile(datadir.CredentialsFile(dataDir))
+	key, err := administrator(dataDir)
 	if err != nil {
-		return nil, fmt.Errorf("reading the administrator key: %w", err)
-	}
-	if err := json.Unmarshal(data, &key); err != nil {
-		return nil, fmt.Errorf("reading the administrator key in %s: %w", datadir.CredentialsFile(dataDir), err)
+		return nil, err
 	}
 	return []string{
 		"export AWS_ENDPOINT_URL=" + info.Endpoint,
@@ -51,4 +44,23 @@ func exports(dataDir string) ([]string, error) {
 		"export AWS_SECRET_ACCESS_KEY=" + key.SecretAccessKey,
 		"export AWS_EC2_METADATA_DISABLED=true",
 	}, nil
+}
+
+// A key is what signs the requests of the administrator.
+type key struct {
+	AccessKeyID     string `json:"accessKeyId"`
+	SecretAccessKey string `json:"secretAccessKey"`
+}
+
+// administrator reads the administrator's key of a data directory.
+func administrator(dataDir string) (k key, err error) {
+	file := datadir.CredentialsFile(dataDir)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return k, fmt.Errorf("reading the administrator key: %w", err)
+	}
+	if err := json.Unmarshal(data, &k); err != nil {
+		return k, fmt.Errorf("reading the administrator key in %s: %w", file, err)
+	}
+	return k, nil
 }

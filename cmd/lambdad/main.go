@@ -43,6 +43,7 @@ func commands() []command {
 		{"env", "[--data-dir DIR]", "print the export lines that point AWS clients here", envCommand},
 		{"bill", "[--data-dir DIR] [--output table|json] [--invocations] [FUNCTION]", "say what invocations would cost on AWS, and the extensions' part of it", billCommand},
 		{"ps", "[--data-dir DIR] [--output table|json]", "list the execution environments", psCommand},
+		{"logs", "[--follow] [--since 10m] [--request-id ID] FUNCTION", "print the log of a function", logsCommand},
 		{"run", "[flags] DIR [EVENT]", "run one event through a function directory, without a server", runCommand},
 		{"explain", "[flags] FUNCTION", "show command lines, variables, mounts and the origin of files of a function's environments", explainCommand},
 		{"runtime", "list|add|remove [flags]", "list what functions can run on here, get what a runtime needs, or make it an image", runtimeCommand},

@@ -15,6 +15,7 @@ import (
 	"github.com/lambdad/lambdad/blob"
 	"github.com/lambdad/lambdad/frontend"
 	"github.com/lambdad/lambdad/image"
+	"github.com/lambdad/lambdad/logstore"
 	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/placement"
 	"github.com/lambdad/lambdad/queue"
@@ -28,7 +29,7 @@ import (
 const concurrencyLimit = 1000
 
 // paths are the directories a node keeps files in; all can be made again.
-type paths struct{ code, logs, run, runtimes string }
+type paths struct{ code, run, runtimes string }
 
 // nodeConfig is what a node is made of. serve and run differ in nothing else.
 type nodeConfig struct {
@@ -51,6 +52,8 @@ type nodeConfig struct {
 	Metrics metrics.Recorder
 	// Sinks give each environment readers of its telemetry beside the log.
 	Sinks []sinks
+	// Logs keeps the logs of functions; nil: nobody does.
+	Logs *logstore.Store
 	// LogCopy also gets every log line.
 	LogCopy io.Writer
 	Log     *slog.Logger
@@ -103,7 +106,7 @@ func newNode(ctx context.Context, c nodeConfig) (*node, error) {
 		Archives:     n.archives,
 		Images:       workerImages(c.Images),
 		Runtimes:     n.runtimes,
-		LogDir:       c.Paths.logs,
+		Log:          c.log(),
 		LogCopy:      c.LogCopy,
 		Sinks:        c.sinks,
 		IdleTimeout:  c.IdleTimeout.Duration,
@@ -138,4 +141,14 @@ func (n *node) drain(ctx context.Context) error { return n.worker.Drain(ctx) }
 func (n *node) close() error {
 	n.stop()
 	return errors.Join(n.group.Wait(), n.driver.Close())
+}
+
+// log gives the sinks of log streams; nil without a log store.
+func (c *nodeConfig) log() func(*lambdad.Version, string, telemetry.Format) telemetry.Sink {
+	if c.Logs == nil {
+		return nil
+	}
+	return func(v *lambdad.Version, stream string, format telemetry.Format) telemetry.Sink {
+		return c.Logs.Sink(logstore.GroupName{Account: v.Account, Region: v.Region, Name: v.LogGroup()}, stream, format)
+	}
 }

@@ -164,8 +164,7 @@ func runOnce(ctx context.Context, std stdio, o runOptions, dir string, event []b
 		Blobs:    blobs,
 		Versions: oneVersion{version},
 		Paths: paths{
-			code: filepath.Join(scratch, "code"), logs: filepath.Join(scratch, "logs"),
-			run: filepath.Join(scratch, "run"), runtimes: filepath.Join(scratch, "runtimes"),
+			code: filepath.Join(scratch, "code"), run: filepath.Join(scratch, "run"), runtimes: filepath.Join(scratch, "runtimes"),
 		},
 		LogCopy: std.err,
 		Log:     log,

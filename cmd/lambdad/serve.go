@@ -23,10 +23,12 @@ import (
 	"github.com/lambdad/lambdad/bill"
 	"github.com/lambdad/lambdad/blob/files"
 	"github.com/lambdad/lambdad/datadir"
+	"github.com/lambdad/lambdad/logstore"
 	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/nats"
 	"github.com/lambdad/lambdad/poller"
 	cloudwatchservice "github.com/lambdad/lambdad/service/cloudwatch"
+	logsservice "github.com/lambdad/lambdad/service/cloudwatchlogs"
 	ecrservice "github.com/lambdad/lambdad/service/ecr"
 	lambdaservice "github.com/lambdad/lambdad/service/lambda"
 	s3service "github.com/lambdad/lambdad/service/s3"
@@ -108,6 +110,15 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	logs, err := logstore.Open(logstore.Config{
+		Dir: dir.Logs(), Limit: int64(cfg.LogLimit) << 20, Logger: log,
+		// The engine cannot go on where a write fails half-way.
+		Reserve: func() error { return diskReserve(dir, int64(max(cfg.DiskReserve, 64))<<20) },
+	})
+	if err != nil {
+		return err
+	}
+	undo.push(logs.Close)
 
 	// Background work ends when stop is called, after the drain.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -132,8 +143,8 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return err
 	}
 	n, err = newNode(ctx, nodeConfig{
-		Config: cfg, HostID: dir.ID(), Blobs: blobs, Images: images, Versions: registry,
-		Paths:       paths{code: dir.Code(), logs: dir.Logs(), run: dir.Run(), runtimes: dir.Runtimes()},
+		Config: cfg, HostID: dir.ID(), Blobs: blobs, Images: images, Versions: registry, Logs: logs,
+		Paths:       paths{code: dir.Code(), run: dir.Run(), runtimes: dir.Runtimes()},
 		Credentials: keys.Mint,
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
 		Reserve:     reserve,
@@ -179,6 +190,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	})
 
 	var draining atomic.Bool
+	logsAPI := logsservice.New(logsservice.Config{Store: logs, Done: ctx.Done()})
 	mux = aws.NewMux(keys, aws.Options{
 		Auth: auth, Region: cfg.Region, Logger: log, Version: version,
 		Ready: func() error {
@@ -187,7 +199,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 			}
 			return nil
 		},
-	}, lambdaAPI, cloudwatchservice.New(measures, nil), ecrAPI, s3API, stsservice.New())
+	}, lambdaAPI, cloudwatchservice.New(measures, nil), ecrAPI, s3API, stsservice.New(), logsAPI)
 	server := &http.Server{
 		Handler:           withOperatorsPage(mux, operatorsPage(n, recorder, measures)),
 		ReadHeaderTimeout: 10 * time.Second,

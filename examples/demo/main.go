@@ -131,15 +131,12 @@ func demo(ctx context.Context, binary, extension string) (err error) {
 	if err := server.waitFor(ctx, ""); err != nil {
 		return err
 	}
-	lines, err := server.log()
+	lines, err := server.log(ctx, "SHUTDOWN because")
 	if err != nil {
 		return err
 	}
 	for _, l := range lines {
 		fmt.Println(l)
-	}
-	if !strings.Contains(strings.Join(lines, "\n"), "SHUTDOWN") {
-		return errors.New("the extension was not told SHUTDOWN")
 	}
 
 	title("phases of the environment")
@@ -332,19 +329,20 @@ func (s *running) waitFor(ctx context.Context, state string) error {
 	}
 }
 
-// log returns the function's log, oldest line first.
-func (s *running) log() (lines []string, err error) {
-	err = filepath.WalkDir(filepath.Join(s.dataDir, "logs"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
+// log returns the function's log, oldest line first, once it has a text: lines come to
+// disk within a second.
+func (s *running) log(ctx context.Context, text string) (lines []string, err error) {
+	for range 20 {
+		out, err := exec.CommandContext(ctx, s.binary, "logs", "--data-dir", s.dataDir, "hello").Output()
+		if err != nil {
+			return nil, fmt.Errorf("lambdad logs: %w", err)
 		}
-		data, err := os.ReadFile(path)
-		for line := range strings.Lines(string(data)) {
-			lines = append(lines, strings.TrimRight(line, "\n"))
+		if strings.Contains(string(out), text) {
+			return strings.Split(strings.TrimRight(string(out), "\n"), "\n"), nil
 		}
-		return err
-	})
-	return lines, err
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil, fmt.Errorf("the log of the function does not say %s", text)
 }
 
 // stop ends the server as Ctrl-C does and waits for it.

@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -28,8 +27,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
+
+	"github.com/lambdad/lambdad/datadir"
+	"github.com/lambdad/lambdad/logstore"
 )
 
 // NeedRoot skips without privileges; in CI a skip is a failure.
@@ -214,22 +217,41 @@ func As(cmd *exec.Cmd, user *syscall.Credential, dir string) {
 // NewClient makes an AWS client with the administrator's key that does not retry:
 // an error is the server's answer, not the last of three.
 func (s *Server) NewClient() *lambda.Client {
-	var key struct{ AccessKeyID, SecretAccessKey string }
-	data, err := os.ReadFile(filepath.Join(s.DataDir, "credentials.json"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &key); err != nil {
-		s.t.Fatal(err)
-	}
 	s.HTTP = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
 	return lambda.New(lambda.Options{
 		Region:           "us-east-1",
 		BaseEndpoint:     aws.String(s.Endpoint),
-		Credentials:      credentials.NewStaticCredentialsProvider(key.AccessKeyID, key.SecretAccessKey, ""),
+		Credentials:      administrator(s.t, s.DataDir),
 		RetryMaxAttempts: 1,
 		HTTPClient:       s.HTTP,
 	})
+}
+
+// LogsClient is NewClient for CloudWatch Logs.
+func (s *Server) LogsClient() *cloudwatchlogs.Client { return logsClient(s.t, s.DataDir, s.Endpoint) }
+
+func logsClient(t testing.TB, dataDir, endpoint string) *cloudwatchlogs.Client {
+	t.Helper()
+	return cloudwatchlogs.New(cloudwatchlogs.Options{
+		Region:           "us-east-1",
+		BaseEndpoint:     aws.String(endpoint),
+		Credentials:      administrator(t, dataDir),
+		RetryMaxAttempts: 1,
+	})
+}
+
+// administrator is the key of a data directory.
+func administrator(t testing.TB, dataDir string) aws.CredentialsProvider {
+	t.Helper()
+	var key struct{ AccessKeyID, SecretAccessKey string }
+	data, err := os.ReadFile(filepath.Join(dataDir, "credentials.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &key); err != nil {
+		t.Fatal(err)
+	}
+	return credentials.NewStaticCredentialsProvider(key.AccessKeyID, key.SecretAccessKey, "")
 }
 
 // Kill ends the server with SIGKILL and waits for it.
@@ -378,20 +400,47 @@ func ZipOf(t testing.TB, name, path string) []byte {
 	return buf.Bytes()
 }
 
-// Logs returns all log lines below a data directory.
+// Logs returns the log of all functions of a data directory, in the order of time. Of
+// a server that runs it is what came to disk so far.
 func Logs(t testing.TB, dataDir string) string {
 	t.Helper()
 	var all strings.Builder
-	_ = filepath.WalkDir(filepath.Join(dataDir, "logs"), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			all.Write(data)
+	if server, err := datadir.Lookup(dataDir); err == nil {
+		c := logsClient(t, dataDir, server.Endpoint)
+		groups, err := c.DescribeLogGroups(t.Context(), &cloudwatchlogs.DescribeLogGroupsInput{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
+		for _, g := range groups.LogGroups {
+			for p := cloudwatchlogs.NewFilterLogEventsPaginator(c, &cloudwatchlogs.FilterLogEventsInput{LogGroupName: g.LogGroupName}); p.HasMorePages(); {
+				page, err := p.NextPage(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, e := range page.Events {
+					all.WriteString(strings.TrimSuffix(*e.Message, "\n") + "\n")
+				}
+			}
+		}
+		return all.String()
+	}
+	store, err := logstore.Open(logstore.Config{Dir: filepath.Join(dataDir, "logs")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for _, g := range store.Groups("000000000000", "us-east-1", func(string) bool { return true }) {
+		events, err := store.Events(logstore.Query{Group: g.GroupName, To: logstore.Forever})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e, err := range events {
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.WriteString(strings.TrimSuffix(e.Message, "\n") + "\n")
+		}
+	}
 	return all.String()
 }
 
