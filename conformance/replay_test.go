@@ -150,6 +150,13 @@ func (l *lab) function(name string) {
 	l.ready(name)
 }
 
+// image makes a function of a container image that is ready.
+func (l *lab) image(name string) {
+	l.Helper()
+	l.must(region, request{method: "POST", path: functionsPath, body: obj{"FunctionName": name, "Role": role, "PackageType": "Image", "Code": obj{"ImageUri": "registry/repo:tag"}}})
+	l.ready(name)
+}
+
 // ready waits until a function has no change under way.
 func (l *lab) ready(name string) {
 	l.Helper()
@@ -467,7 +474,12 @@ var provocations = map[string]func(*lab) request{
 		r.body = obj{"ImageUri": "registry/repo:tag"}
 		return r
 	},
-	"UpdateFunctionCode: lambda image crud / image-to-zipfile-error": creation(obj{"PackageType": "Image", "Code": obj{"ImageUri": "registry/repo:tag"}}),
+	"UpdateFunctionCode: lambda image crud / image-to-zipfile-error": func(l *lab) request {
+		l.image("fn")
+		r := on("UpdateFunctionCode", "fn", "")
+		r.body = obj{"ZipFile": l.code()}
+		return r
+	},
 	"UpdateFunctionCode: function revisions basic / update function revision exception": func(l *lab) request {
 		l.function("fn")
 		r := on("UpdateFunctionCode", "fn", "")
@@ -540,7 +552,6 @@ func invokeWith(payload string) func(*lab) request {
 
 const (
 	noVPC         = "VpcConfig is refused: there are no subnets or security groups to look up"
-	noImages      = "image functions are refused until there is a registry"
 	byEnvironment = "made by the execution environment, which asserts it in its failure matrix; here functions do not run"
 )
 
@@ -548,9 +559,7 @@ const (
 var exceptions = map[string]string{
 	"CreateFunction: invalid vpc config security group / create-response-non-existent-security-group": noVPC,
 	"CreateFunction: invalid vpc config subnet / create-response-non-existent-subnet-id":              noVPC,
-	"UpdateFunctionCode: lambda image crud / image-to-zipfile-error":                                  noImages,
 	"AddPermission: lambda permission revisions / add permission revision id doesnotmatch":            "a newer recording has the same request answered with GetPolicy in the text",
-	"PublishVersion: lambda image versions / invalid sha publish":                                     noImages,
 	"Invoke: RequestResponse; timeout, older payload form":                                            byEnvironment,
 	"Invoke: RequestResponse; handler raised an exception":                                            byEnvironment,
 	"Invoke: RequestResponse; import/init code raised":                                                byEnvironment,

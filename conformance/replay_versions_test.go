@@ -1,5 +1,7 @@
 package conformance
 
+import "strings"
+
 // publish makes a function with a number of versions.
 func (l *lab) publish(name string, versions int) {
 	l.Helper()
@@ -65,6 +67,12 @@ var versionProvocations = map[string]func(*lab) request{
 		return with(request{method: "PUT", path: functionsPath + "/fn/aliases/non-existent", body: obj{"Description": "x"}}, "function", "fn")
 	},
 
+	"PublishVersion: lambda image versions / invalid sha publish": func(l *lab) request {
+		l.image("fn")
+		f := l.must(region, on("GetFunctionConfiguration", "fn", ""))
+		return with(request{method: "POST", path: functionsPath + "/fn/versions", body: obj{
+			"Description": "Second version description :)", "CodeSha256": strings.Repeat("a", 64)}}, "code-sha256:1", f["CodeSha256"].(string))
+	},
 	"PublishVersion: publish with wrong sha256 / publish wrong sha256 exc":                      publishWith(obj{"CodeSha256": "somenonexistentsha256"}),
 	"PublishVersion: function revisions version and alias / publish version revision exception": publishWith(obj{"RevisionId": "wrong"}),
 	"PublishVersion: publish with wrong revisionid / publish wrong revisionid exc":              publishWith(obj{"RevisionId": "wrong"}),

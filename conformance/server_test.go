@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -160,6 +161,7 @@ func newServer(t testing.TB, opts aws.Options) *server {
 		ResolveRuntime: func(_ context.Context, name string) (string, error) { return name, nil },
 		Architectures:  []string{"x86_64", "arm64"},
 		Objects:        objects{},
+		Images:         oneImage{},
 		Logger:         log,
 	})
 	opts.Logger = log
@@ -181,6 +183,15 @@ func newServer(t testing.TB, opts aws.Options) *server {
 	})
 	return s
 }
+
+// oneImage is every image there is.
+type oneImage struct{}
+
+func (oneImage) Resolve(_ context.Context, r lambda.ImageRequest) (*lambdad.Image, string, func(), error) {
+	return &lambdad.Image{Digest: strings.Repeat("0", 64)}, r.URI + "@sha256:" + strings.Repeat("0", 64), func() {}, nil
+}
+
+func (oneImage) Prepare(context.Context, *lambdad.Image, string) error { return nil }
 
 // objects has one bucket, called bucket, with a package that is too large when
 // unpacked.

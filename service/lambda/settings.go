@@ -13,6 +13,8 @@ func (s *Service) runtimeTarget(c *call, name string, qualifier *string) (*view,
 		return nil, err
 	}
 	switch q := v.ref.qualifier; {
+	case v.config().Image != nil:
+		return nil, invalid("Runtime management is not for functions of PackageType Image: an image brings its runtime.")
 	case q == "":
 		v.ref.qualifier = latest
 	case q != latest && !isDigits(q):
