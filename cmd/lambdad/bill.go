@@ -27,6 +27,7 @@ func billCommand(ctx context.Context, std stdio, args []string) error {
 	fs := newFlags(std, "bill")
 	dataDir := fs.String("data-dir", defaultDataDir(), "`directory` of the server")
 	output := fs.String("output", "table", "`form`: table or json")
+	asJSON := fs.Bool("json", false, "the same as --output json")
 	version := fs.String("version", "", "only this `version`: $LATEST or a number")
 	region := fs.String("region", "", "`name` of the functions' region (default: the server's)")
 	since := fs.Duration("since", 0, "only days that overlap with the last `duration`, such as 24h (default: all)")
@@ -36,6 +37,9 @@ func billCommand(ctx context.Context, std stdio, args []string) error {
 	rest, err := parse(fs, args, 0, 1)
 	if err != nil {
 		return err
+	}
+	if *asJSON {
+		*output = "json"
 	}
 	if *output != "table" && *output != "json" {
 		fmt.Fprintf(std.err, "lambdad bill: --output %q: it must be table or json\n", *output)
