@@ -518,8 +518,13 @@ type Subscriptions struct {
 	mu     sync.Mutex // before the stream's and the subscribers'
 	closed bool
 	ended  bool
-	list   map[string]*subscriber // by extension
+	list   []*subscriber
 }
+
+// maxSubscriptions is how many different subscriptions an extension may have. The
+// specification leaves a second one open; OpenTelemetry's collector layer has two,
+// one for itself and one for its receiver, and needs both served.
+const maxSubscriptions = 4
 
 // NewSubscriptions makes the subscriptions of a new generation: none, and open.
 func NewSubscriptions(cfg SubscriptionsConfig) *Subscriptions {
@@ -531,7 +536,7 @@ func NewSubscriptions(cfg SubscriptionsConfig) *Subscriptions {
 
 // Subscribe begins a subscription of an extension: with what the stream
 // remembers, then with the event that tells of it. The same request again changes
-// nothing. Errors are ErrSubscriptionClosed and *RequestError.
+// nothing; another one, of which an extension may have a few, is served beside it. Errors are ErrSubscriptionClosed and *RequestError.
 func (s *Subscriptions) Subscribe(ctx context.Context, extension string, r *Request) error {
 	if known, err := s.check(extension, r); known || err != nil {
 		return err
@@ -559,10 +564,7 @@ func (s *Subscriptions) Subscribe(ctx context.Context, extension string, r *Requ
 		x.hangUp()
 		return err
 	}
-	if s.list == nil {
-		s.list = map[string]*subscriber{}
-	}
-	s.list[extension] = x
+	s.list = append(s.list, x)
 	go x.run()
 	s.cfg.Stream.Attach(x, true)
 	typ := TypeSubscription
@@ -583,16 +585,22 @@ func (s *Subscriptions) checkLocked(extension string, r *Request) (known bool, e
 	if s.closed {
 		return false, ErrSubscriptionClosed
 	}
-	x := s.list[extension]
-	switch {
-	case x == nil:
-		return false, nil
-	case x.req.Logs != r.Logs:
-		return false, &RequestError{[]string{"the extension is subscribed through the other one of the Telemetry API and the Logs API"}}
-	case !x.req.Equal(r):
-		return false, &RequestError{[]string{"the extension is subscribed already, with another request"}}
+	n := 0
+	for _, x := range s.list {
+		switch {
+		case x.name != extension:
+			continue
+		case x.req.Logs != r.Logs:
+			return false, &RequestError{[]string{"the extension is subscribed through the other one of the Telemetry API and the Logs API"}}
+		case x.req.Equal(r):
+			return true, nil
+		}
+		n++
 	}
-	return true, nil
+	if n == maxSubscriptions {
+		return false, &RequestError{[]string{fmt.Sprintf("the extension has %d subscriptions already", n)}}
+	}
+	return false, nil
 }
 
 // Closed reports whether the window is closed.
@@ -629,8 +637,23 @@ func (s *Subscriptions) Flush() map[string]<-chan struct{} {
 		return nil
 	}
 	m := make(map[string]<-chan struct{}, len(s.list))
-	for name, x := range s.list {
-		m[name] = x.flush()
+	for _, x := range s.list {
+		one, other := x.flush(), m[x.name]
+		if other == nil {
+			m[x.name] = one
+			continue
+		}
+		both := make(chan struct{})
+		m[x.name] = both
+		go func() {
+			for _, c := range []<-chan struct{}{one, other} {
+				select {
+				case <-c:
+				case <-x.done: // End ends all of them
+				}
+			}
+			close(both)
+		}()
 	}
 	return m
 }

@@ -321,7 +321,7 @@ func TestExclusion(t *testing.T) {
 			ok   bool
 		}{
 			{"x", true, `{"types":["function"],"destination":{"protocol":"HTTP","URI":"http://sandbox:2"}}`, false},
-			{"x", false, `{"schemaVersion":"2022-12-13","types":["platform"],"destination":{"protocol":"HTTP","URI":"http://sandbox.localdomain:1"}}`, false},
+			{"x", false, `{"schemaVersion":"2022-12-13","types":["platform"],"destination":{"protocol":"HTTP","URI":"http://sandbox.localdomain:1"}}`, true},
 			{"y", true, `{"types":["function"],"destination":{"protocol":"HTTP","URI":"http://sandbox:2"}}`, true},
 			{"y", false, `{"schemaVersion":"2022-12-13","types":["platform"],"destination":{"protocol":"HTTP","URI":"http://sandbox.localdomain:1"}}`, false},
 			{"z", false, `{"schemaVersion":"2022-12-13","types":["platform"],"destination":{"protocol":"TCP","port":4}}`, false},
@@ -334,6 +334,34 @@ func TestExclusion(t *testing.T) {
 			if bad == c.ok {
 				t.Errorf("%s %s: refused %v", c.name, c.body, bad)
 			}
+		}
+	})
+}
+
+// An extension may have a few subscriptions; each gets everything, and its flush is
+// over when all have it.
+func TestSeveralOfOneExtension(t *testing.T) {
+	subscribed(t, func(r *rig) {
+		var got []*receiver
+		for _, port := range []string{"1", "2", "3", "4"} {
+			got = append(got, r.receive(port, nil))
+			r.subscribe("x", port, "")
+		}
+		q, err := ParseRequest(false, []byte(`{"schemaVersion":"2022-12-13","types":["function"],"destination":{"protocol":"HTTP","URI":"http://sandbox:5"}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.subs.Subscribe(context.Background(), "x", q); err == nil {
+			t.Error("there is no limit")
+		}
+		r.lines(0, 10)
+		begun := time.Now()
+		<-r.subs.Flush()["x"]
+		if d := time.Since(begun); d > 0 {
+			t.Errorf("the flush took %v", d)
+		}
+		for _, c := range got {
+			r.wantLines(c, 10)
 		}
 	})
 }
