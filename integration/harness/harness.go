@@ -274,7 +274,7 @@ func (s *Server) Stop() {
 	select {
 	case <-s.exited:
 	case <-time.After(40 * time.Second):
-		_ = s.Cmd.Process.Kill()
+		_ = s.Cmd.Process.Signal(syscall.SIGQUIT) // says what its goroutines wait for
 		<-s.exited
 		s.t.Fatalf("the server did not stop within 40 s:\n%s", s.log)
 	}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,8 +74,14 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
+	return newStageAs(t, nil, t.TempDir())
+}
+
+// newStageAs is newStage with a server of another user.
+func newStageAs(t *testing.T, user *syscall.Credential, dir string) *stage {
+	t.Helper()
 	harness.NeedRoot(t)
-	s := &stage{harness.Start(t, t.TempDir(), "--idle-timeout", "60s", "--log-level", "error"), t}
+	s := &stage{harness.StartAs(t, user, dir, "--idle-timeout", "60s", "--log-level", "error"), t}
 	err := s.Create(t.Context(), "neighbour", func(in *lambda.CreateFunctionInput) {
 		in.Environment = &types.Environment{Variables: map[string]string{"SECRET": secret}}
 	})
@@ -220,7 +227,14 @@ func (s *stage) during(t *testing.T, attack func()) {
 // TestLooking holds that code finds nothing that is not its own, and that what
 // the kernel could do for it is refused: as a runtime and as an extension.
 func TestLooking(t *testing.T) {
-	s := newStage(t)
+	t.Run("root", func(t *testing.T) { look(t, newStage(t)) })
+	t.Run("rootless", func(t *testing.T) {
+		look(t, newStageAs(t, harness.Nobody, harness.DirOf(t, harness.Nobody)))
+	})
+}
+
+// look is TestLooking in one tier.
+func look(t *testing.T, s *stage) {
 	layer := s.Layer(t.Context(), "villain", "extensions/villain", harness.Program(t, "hostile"))
 	s.villain(t, "curious", 256, func(in *lambda.CreateFunctionInput) {
 		in.Layers = []string{layer}
@@ -241,7 +255,13 @@ func TestLooking(t *testing.T) {
 		{Do: "calls"}, {Do: "raise"}, {Do: "setuid"}, {Do: "signals"}, {Do: "escape"},
 	} {
 		t.Run(strings.TrimSpace(o.Do+" "+strings.TrimPrefix(o.Text, s.ID)), func(t *testing.T) {
-			r := s.must(t, "curious", o)
+			r, err := s.attack(t.Context(), "curious", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range r.Holes {
+				t.Errorf("%s: %s", o.Do, h)
+			}
 			t.Logf("%d tried; %s %v", r.N, r.Err, r.Paths)
 			if (o.Do == "calls" || o.Do == "search") && r.N < 10 {
 				t.Errorf("only %d tried", r.N)

@@ -392,6 +392,10 @@ func (b *box) maxProcesses() uint64 {
 	return uint64(b.spec.MaxProcesses + 1 + len(b.shell.ready))
 }
 
+// resetLimit is how long an init may take to end everything; then the sandbox is good
+// for nothing but being destroyed, which needs no init.
+const resetLimit = 10 * time.Second
+
 // Reset ends every process but the init.
 func (b *box) Reset(ctx context.Context) error {
 	if err := b.Enter(); err != nil {
@@ -420,6 +424,8 @@ func (b *box) Reset(ctx context.Context) error {
 	case err = <-done:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
+	case <-time.After(resetLimit):
+		err = errors.New("its init does not answer")
 	}
 	if err == nil {
 		err = b.letGo(ctx) // killed with the rest

@@ -84,7 +84,17 @@ const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUT
 // conditional are the system calls decided by their arguments.
 func conditional() []rule {
 	eperm := deny | uint32(unix.EPERM)
-	return []rule{
+	// Nothing is done to process 1, the init: where it has the user of what it runs,
+	// the kernel would let them take its descriptors or its processor time from it.
+	var rules []rule
+	for name, arg := range map[string]uint32{
+		"kill": 0, "tkill": 0, "tgkill": 0, "rt_sigqueueinfo": 0, "rt_tgsigqueueinfo": 0, "pidfd_open": 0, "setpgid": 0, "setpriority": 1, "ioprio_set": 1,
+		"sched_setaffinity": 0, "sched_setscheduler": 0, "sched_setparam": 0, "sched_setattr": 0,
+	} {
+		rules = append(rules, rule{name, []test{{arg: arg, values: []uint32{1}, action: eperm}}, allow})
+	}
+	slices.SortFunc(rules, func(a, b rule) int { return strings.Compare(a.name, b.name) })
+	return append(rules, []rule{
 		{"clone", []test{{arg: 0, mask: true, values: []uint32{newNamespaces}, action: eperm}}, allow},
 		// Its flags lie in memory, out of reach; libraries then use clone.
 		{"clone3", nil, deny | uint32(unix.ENOSYS)},
@@ -104,6 +114,7 @@ func conditional() []rule {
 		// another seems to succeed, which harms nobody; to ask is allowed.
 		{"setrlimit", []test{{arg: 0, values: []uint32{unix.RLIMIT_CORE}, not: true, action: allow}}, deny},
 		{"prlimit64", []test{
+			{arg: 0, values: []uint32{1}, action: eperm},
 			{arg: 1, values: []uint32{unix.RLIMIT_CORE}, not: true, action: allow},
 			{arg: 2, values: []uint32{0}, not: true, action: deny},
 			{arg: 2, high: true, values: []uint32{0}, not: true, action: deny},
@@ -112,7 +123,7 @@ func conditional() []rule {
 		{"ioctl", []test{{arg: 1, values: []uint32{unix.TIOCSTI, 0x541c /* TIOCLINUX */}, action: eperm}}, allow},
 		// To ask, and the harmless personas; none that switches protections off.
 		{"personality", []test{{arg: 0, values: []uint32{0, 0xffffffff, 8, 0x20000, 0x20008}, action: allow}}, eperm},
-	}
+	}...)
 }
 
 // machine is the table of this machine's system calls.

@@ -350,12 +350,26 @@ func (s *shell) destroy(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// signalLimit is how long an init may take to send a signal. What runs beside it may
+// keep it busy; Destroy does not need it.
+const signalLimit = 2 * time.Second
+
 // signal sends a signal to a process inside, or to the group -pid. That it is
 // gone is no error.
 func (s *shell) signal(pid int, sig syscall.Signal) error {
 	p := &program{}
 	p.call("kill", unix.SYS_KILL, pid, int(sig))
-	_, err := s.link.run(p)
+	answer := make(chan error, 1)
+	go func() {
+		_, err := s.link.run(p)
+		answer <- err
+	}()
+	var err error
+	select {
+	case err = <-answer:
+	case <-time.After(signalLimit):
+		return fmt.Errorf("send signal %d to process %d: the sandbox's init does not answer", sig, pid)
+	}
 	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, errInitGone) {
 		return fmt.Errorf("send signal %d to process %d: %w", sig, pid, err)
 	}
