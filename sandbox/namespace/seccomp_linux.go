@@ -37,14 +37,14 @@ func allowed() []string {
 	memfd_create mseal remap_file_pages get_mempolicy membarrier pkey_alloc pkey_free pkey_mprotect map_shadow_stack
 	shmget shmat shmdt shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl
 	mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr
-	fork vfork execve execveat exit exit_group wait4 waitid kill tkill tgkill pidfd_open pidfd_send_signal process_mrelease
-	rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigqueueinfo rt_tgsigqueueinfo rt_sigsuspend
+	fork vfork execve execveat exit exit_group wait4 waitid pidfd_send_signal process_mrelease
+	rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend
 	sigaltstack pause restart_syscall alarm getitimer setitimer
-	getpid getppid gettid getpgid getpgrp setpgid getsid setsid getuid geteuid getgid getegid getresuid getresgid getgroups
+	getpid getppid gettid getpgid getpgrp getsid setsid getuid geteuid getgid getegid getresuid getresgid getgroups
 	setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capget capset prctl arch_prctl
-	getrlimit getrusage getpriority setpriority ioprio_get ioprio_set times sysinfo uname getcpu getrandom
-	sched_yield sched_getaffinity sched_setaffinity sched_getparam sched_setparam sched_getscheduler sched_setscheduler
-	sched_getattr sched_setattr sched_get_priority_max sched_get_priority_min sched_rr_get_interval
+	getrlimit getrusage getpriority ioprio_get times sysinfo uname getcpu getrandom
+	sched_yield sched_getaffinity sched_getparam sched_getscheduler
+	sched_getattr sched_get_priority_max sched_get_priority_min sched_rr_get_interval
 	futex futex_waitv futex_wake futex_wait futex_requeue set_robust_list get_robust_list set_tid_address set_thread_area get_thread_area rseq
 	time gettimeofday clock_gettime clock_getres clock_nanosleep nanosleep
 	timer_create timer_settime timer_gettime timer_getoverrun timer_delete
