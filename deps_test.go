@@ -28,6 +28,7 @@ var layers = []struct {
 	{"aws", []string{".", "policy"}},
 	{"aws/...", []string{".", "aws"}},
 	{"telemetry", []string{"."}},
+	{"tracing", []string{".", "telemetry"}},
 	{"metrics", []string{".", "telemetry"}},
 	{"sandbox", []string{"."}},
 	{"store", []string{"."}},
@@ -59,7 +60,7 @@ var layers = []struct {
 	// The way down for calls.
 	{"worker", []string{".", "sandbox", "telemetry", "environment", "archive", "runtimes"}},
 	{"placement", []string{".", "metrics", "worker"}},
-	{"frontend", []string{".", "metrics", "placement", "queue"}},
+	{"frontend", []string{".", "telemetry", "metrics", "placement", "queue"}},
 	{"poller", []string{".", "metrics", "placement", "queue", "frontend"}},
 	{"service/lambda", []string{".", "aws", "store", "blob", "telemetry", "archive", "frontend"}},
 	{"service/s3", []string{".", "aws", "store", "blob"}},

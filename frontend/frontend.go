@@ -11,10 +11,7 @@ package frontend
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"math/rand/v2"
-	"strconv"
 	"time"
 
 	"github.com/lambdad/lambdad"
@@ -42,6 +39,7 @@ type Frontend struct {
 	placer   Placer
 	events   queue.Queue
 	metrics  metrics.Recorder
+	sampler  sampler
 }
 
 // Config is what a Frontend needs. Versions and Placer are needed.
@@ -112,9 +110,7 @@ func (f *Frontend) admit(ctx context.Context, inv *lambdad.Invocation, limit int
 	inv.Version = v
 	// The qualifier appears only if the caller gave one (lifecycle.md section 8).
 	inv.InvokedARN = lambdad.FunctionARN(v.Account, v.Region, v.Function, inv.Qualifier)
-	if inv.TraceID == "" {
-		inv.TraceID = newTraceID(time.Now())
-	}
+	inv.TraceID = f.sampler.trace(inv.TraceID, v, time.Now())
 	if inv.ContentType == "" {
 		inv.ContentType = "application/json"
 	}
@@ -128,22 +124,4 @@ func tooLarge(size, limit int) error {
 	}
 	return lambdad.Errorf("RequestEntityTooLargeException",
 		"Request must be smaller than %d bytes for the InvokeFunction operation", limit)
-}
-
-// newTraceID makes the trace header of a request that came without one. Clients
-// index it blindly, so there always is one; nobody samples it (traps.md 78).
-func newTraceID(now time.Time) string {
-	var id [20]byte
-	binary.BigEndian.PutUint64(id[0:], rand.Uint64())
-	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
-	binary.BigEndian.PutUint32(id[16:], rand.Uint32())
-	b := make([]byte, 0, 74)
-	b = append(b, "Root=1-"...)
-	b = strconv.AppendInt(b, now.Unix(), 16) // eight digits until 2106
-	b = append(b, '-')
-	b = hex.AppendEncode(b, id[:12])
-	b = append(b, ";Parent="...)
-	b = hex.AppendEncode(b, id[12:])
-	b = append(b, ";Sampled=0"...)
-	return string(b)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/logstore"
 	"github.com/lambdad/lambdad/sandbox"
+	"github.com/lambdad/lambdad/tracing"
 )
 
 // Config holds every setting of a server. Each is a flag of `lambdad serve` and,
@@ -41,6 +42,7 @@ type Config struct {
 	DiskReserve int      `toml:"disk-reserve"` // MiB of disk that are left free
 	LogLimit    int      `toml:"log-limit"`    // MiB the logs of functions may take
 
+	OTLPEndpoint     string   `toml:"otlp-endpoint"`     // URL that spans of invocations go to; "" for none
 	MetricsRetention duration `toml:"metrics-retention"` // how long metrics are kept
 	MetricsSize      int      `toml:"metrics-size"`      // MiB they may take on disk
 
@@ -130,6 +132,7 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.DrainLimit.Duration, "drain-limit", c.DrainLimit.Duration, "`duration` a stop waits for invocations in flight")
 	fs.IntVar(&c.Starts, "starts", c.Starts, "`number` of environments initialising at once: two per core")
 	fs.IntVar(&c.Memory, "memory", c.Memory, "`MiB` all environments may hold together; 0 leaves the host an eighth of its memory")
+	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", c.OTLPEndpoint, "`URL` of an OpenTelemetry collector (OTLP over HTTP) that the phases of invocations go to as spans")
 	fs.DurationVar(&c.MetricsRetention.Duration, "metrics-retention", c.MetricsRetention.Duration, "`duration` metrics are kept")
 	fs.IntVar(&c.MetricsSize, "metrics-size", c.MetricsSize, "`MiB` metrics may take on disk; the oldest go first")
 	fs.IntVar(&c.DiskReserve, "disk-reserve", c.DiskReserve, "`MiB` of disk left free: below it creates and new environments are refused")
@@ -197,6 +200,11 @@ func (c *Config) check() error {
 	}
 	if c.Starts < 1 {
 		err = errors.Join(err, fmt.Errorf("--starts %d: at least one environment must be able to start", c.Starts))
+	}
+	if c.OTLPEndpoint != "" {
+		if e := tracing.CheckEndpoint(c.OTLPEndpoint); e != nil {
+			err = errors.Join(err, fmt.Errorf("--otlp-endpoint %w", e))
+		}
 	}
 	if c.MetricsRetention.Duration < time.Hour {
 		err = errors.Join(err, fmt.Errorf("--metrics-retention %v: it must be at least an hour, such as 360h", c.MetricsRetention))

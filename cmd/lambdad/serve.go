@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lambdad/lambdad"
@@ -34,6 +35,7 @@ import (
 	s3service "github.com/lambdad/lambdad/service/s3"
 	stsservice "github.com/lambdad/lambdad/service/sts"
 	"github.com/lambdad/lambdad/telemetry"
+	"github.com/lambdad/lambdad/tracing"
 )
 
 // account is every key's account until there are more.
@@ -105,6 +107,14 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	}
 	undo.push(measures.Close)
 	recorder := metrics.NewExporter(measures)
+	var spans *tracing.Exporter
+	if cfg.OTLPEndpoint != "" {
+		if spans, err = tracing.New(ctx, cfg.OTLPEndpoint, version); err != nil {
+			return err
+		}
+		otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("spans could not be sent", "endpoint", cfg.OTLPEndpoint, "err", err) }))
+		undo.push(func() error { return endTraces(ctx, spans, log) })
+	}
 	reserve := func() error { return diskReserve(dir, int64(cfg.DiskReserve)<<20) }
 	images, err := openImages(dir, cfg, reserve, log)
 	if err != nil {
@@ -142,6 +152,10 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	readers := []sinks{lives.sinks, ledger.Sinks, measured(recorder, measures)}
+	if spans != nil {
+		readers = append(readers, traced(spans))
+	}
 	n, err = newNode(ctx, nodeConfig{
 		Config: cfg, HostID: dir.ID(), Blobs: blobs, Images: images, Versions: registry, Logs: logs,
 		Paths:       paths{code: dir.Code(), run: dir.Run(), runtimes: dir.Runtimes()},
@@ -149,8 +163,8 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
 		Reserve:     reserve,
 		Events:      engine.Queue(),
+		Sinks:       readers,
 		Metrics:     recorder,
-		Sinks:       []sinks{lives.sinks, ledger.Sinks, measured(recorder, measures)},
 		Log:         log,
 	})
 	if err != nil {
@@ -274,6 +288,24 @@ func measured(reports metrics.Recorder, lines *metrics.Store) sinks {
 	return func(v *lambdad.Version, _ string) []telemetry.Sink {
 		return []telemetry.Sink{metrics.NewReports(reports, v), metrics.NewEmbedded(lines, v)}
 	}
+}
+
+// traced gives environments the sink that makes spans of their phases.
+func traced(to *tracing.Exporter) sinks {
+	return func(v *lambdad.Version, environment string) []telemetry.Sink {
+		return []telemetry.Sink{to.Sink(v, environment)}
+	}
+}
+
+// endTraces sends the last spans. A collector that is not there is no reason to end
+// with a failure.
+func endTraces(ctx context.Context, spans *tracing.Exporter, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	if err := spans.Close(ctx); err != nil {
+		log.Warn("the last spans could not be sent", "err", err)
+	}
+	return nil
 }
 
 // listen opens the endpoint. --auth=any is refused where others could reach it.
