@@ -284,6 +284,36 @@ func TestRecordAllocates(t *testing.T) {
 	}
 }
 
+// TestSize: the oldest data go when there are too many, the latest stay.
+func TestSize(t *testing.T) {
+	const limit = 640 << 10
+	s := open(t, Config{MaxBytes: limit})
+	for ago := 48 * time.Hour; ago >= 0; ago -= time.Hour {
+		data := make([]Datum, 20)
+		for i := range data {
+			data[i] = Datum{ID: testID(fmt.Sprint("m", i)), Time: noon.Add(-ago)}
+			for range 40 {
+				data[i].Add(rand.Float64()*1e6, 1)
+			}
+		}
+		if err := s.Put(t.Context(), data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.db.Compact(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	bytes, _, _ := s.Size()
+	points := query(t, s, testID("m0"), noon.Add(-11*24*time.Hour), noon.Add(time.Minute), time.Minute)
+	if len(points) < 3 || len(points) > 40 || !points[len(points)-1].Time.Equal(noon.Truncate(time.Minute)) {
+		t.Errorf("%d points, the last of %v", len(points), points[len(points)-1].Time)
+	}
+	// What is not in blocks yet counts, but cannot go.
+	if head := s.db.Head().Size(); bytes > limit+head {
+		t.Errorf("%d bytes, %d of them not in blocks yet; the limit is %d", bytes, head, limit)
+	}
+}
+
 func TestConcurrentPuts(t *testing.T) {
 	s := open(t, Config{Now: time.Now})
 	id, now := testID("many"), time.Now()

@@ -167,6 +167,8 @@ func (k *Sink) report(r telemetry.Report, end time.Time) {
 			root.Attributes = append(root.Attributes, attribute.String("error.type", r.ErrorType))
 		}
 		root.Status = sdk.Status{Code: codes.Error, Description: text}
+	} else if r.FunctionError {
+		root.Status = sdk.Status{Code: codes.Error, Description: "the function answered with an error"}
 	}
 	k.send(root)
 	below := func(of trace.SpanID, s telemetry.Span, failure string) trace.SpanID {
