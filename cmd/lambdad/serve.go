@@ -204,7 +204,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	})
 
 	var draining atomic.Bool
-	logsAPI := logsservice.New(logsservice.Config{Store: logs, Done: ctx.Done()})
+	logsAPI := logsservice.New(logsservice.Config{Store: logs, Line: measures.Line, Done: ctx.Done()})
 	mux = aws.NewMux(keys, aws.Options{
 		Auth: auth, Region: cfg.Region, Logger: log, Version: version,
 		Ready: func() error {

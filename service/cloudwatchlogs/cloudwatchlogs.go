@@ -23,6 +23,9 @@ import (
 // Config is what the service is made of.
 type Config struct {
 	Store *logstore.Store
+	// Line gets each event that clients put, once it is kept: it may hold metrics. It
+	// must not wait. nil: nobody does.
+	Line func(account, region, message string, at time.Time)
 	// Done ends live tails when it is closed; nil: their clients do.
 	Done <-chan struct{}
 	// Now is the clock; nil: time.Now.

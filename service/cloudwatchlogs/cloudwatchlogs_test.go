@@ -31,6 +31,7 @@ type rig struct {
 	store *logstore.Store
 	done  chan struct{}
 	now   time.Time
+	lines []string // that Config.Line was given
 }
 
 func newRig(t *testing.T) *rig {
@@ -44,7 +45,8 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(aws.NewMux(keys, aws.Options{Auth: aws.Any}, logs.New(logs.Config{Store: store, Done: r.done, Now: func() time.Time { return r.now }})))
+	server := httptest.NewServer(aws.NewMux(keys, aws.Options{Auth: aws.Any}, logs.New(logs.Config{Store: store, Done: r.done, Now: func() time.Time { return r.now },
+		Line: func(_, _, message string, _ time.Time) { r.lines = append(r.lines, message) }})))
 	t.Cleanup(func() {
 		server.Close()
 		if err := store.Close(); err != nil {
@@ -236,6 +238,9 @@ func TestPutLogEvents(t *testing.T) {
 	}
 	_, err := r.put("none", 0, "a")
 	r.refused(err, "ResourceNotFoundException", "The specified log stream does not exist.")
+	if !slices.Equal(r.lines, []string{"a", "b"}) { // what is kept, and nothing else
+		t.Errorf("lines %q", r.lines)
+	}
 	at := func(d ...time.Duration) (*cloudwatchlogs.PutLogEventsOutput, error) {
 		in := &cloudwatchlogs.PutLogEventsInput{LogGroupName: ptr(group), LogStreamName: ptr("s"), SequenceToken: ptr("whatever")}
 		for _, d := range d {

@@ -86,6 +86,11 @@ func (s *Service) putLogEvents(r *aws.Request, in *PutLogEventsRequest) (*PutLog
 		if err := s.store.Put(r.Context(), g, *in.LogStreamName, entries[first:last]); err != nil {
 			return nil, wire(err)
 		}
+		if s.cfg.Line != nil {
+			for _, e := range entries[first:last] {
+				s.cfg.Line(r.Identity.Account, r.Region, e.Message, time.UnixMilli(e.Time))
+			}
+		}
 	}
 	return out, nil
 }
