@@ -588,6 +588,37 @@ func TestRetire(t *testing.T) {
 
 const mb = 1 << 20
 
+// TestRetireVersion: a published version is deleted, and nothing else ends.
+func TestRetireVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Config{}, func(h *host) { h.runTime = time.Second })
+		newest, one, two := version("f", "1"), version("f", "8"), version("f", "9")
+		one.Number, two.Number = "1", "2"
+		for _, v := range []*lambdad.Version{newest, one, two} { // e1, e2, e3
+			h.must(v)
+		}
+		busy := make(chan string)
+		go func() { busy <- h.must(one) }()
+		go func() { busy <- h.must(one) }() // e4
+		synctest.Wait()
+		h.RetireVersion("123456789012", "eu-west-1", "f", "8")
+		h.RetireVersion("123456789012", "eu-west-1", "unknown", "8")
+		if a, b := <-busy, <-busy; a == "" || b == "" {
+			t.Error("an invocation in flight was lost")
+		}
+		synctest.Wait()
+		ended := h.endedNow()
+		slices.Sort(ended)
+		if want := []string{"e2", "e4"}; !slices.Equal(ended, want) {
+			t.Errorf("ended %v, want %v", ended, want)
+		}
+		if a, b := h.must(newest), h.must(two); a != "e1" || b != "e3" {
+			t.Errorf("%s and %s answered", a, b)
+		}
+		h.close()
+	})
+}
+
 func TestMemoryAdmission(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// Room for three measured environments and one reserve.
