@@ -46,6 +46,8 @@ type Config struct {
 	MetricsRetention duration `toml:"metrics-retention"` // how long metrics are kept
 	MetricsSize      int      `toml:"metrics-size"`      // MiB they may take on disk
 
+	LayerPullThrough string `toml:"layer-pull-through"` // off, aws, or the URL of a Lambda API
+
 	FunctionEgress functionEgress `toml:"function-egress"` // a narrower egress for single functions, by name
 
 	settled // by settle, not by anybody's file or flag
@@ -94,6 +96,14 @@ func (d *duration) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
+// layerEndpoint is the Lambda API that layers are pulled from; "": AWS's.
+func (c *Config) layerEndpoint() string {
+	if c.LayerPullThrough == "aws" {
+		return ""
+	}
+	return c.LayerPullThrough
+}
+
 // defaults are the settings of a server that was told nothing.
 func defaults() Config {
 	return Config{
@@ -110,6 +120,8 @@ func defaults() Config {
 		Starts:      2 * runtime.NumCPU(),
 		DiskReserve: 1024,
 		LogLimit:    4096,
+
+		LayerPullThrough: "off",
 
 		MetricsRetention: duration{15 * 24 * time.Hour},
 		MetricsSize:      512,
@@ -130,6 +142,7 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.FreezeDelay.Duration, "freeze-delay", c.FreezeDelay.Duration, "`duration` an idle environment stays unfrozen, at most 5ms; 0s freezes at once")
 	fs.DurationVar(&c.WaitLimit.Duration, "wait-limit", c.WaitLimit.Duration, "`duration` a request waits for memory before it is throttled")
 	fs.DurationVar(&c.DrainLimit.Duration, "drain-limit", c.DrainLimit.Duration, "`duration` a stop waits for invocations in flight")
+	fs.StringVar(&c.LayerPullThrough, "layer-pull-through", c.LayerPullThrough, "`where` layers come from that a function names and that are not here: off, aws (with the server's own AWS credentials), or the URL of a Lambda API")
 	fs.IntVar(&c.Starts, "starts", c.Starts, "`number` of environments initialising at once: two per core")
 	fs.IntVar(&c.Memory, "memory", c.Memory, "`MiB` all environments may hold together; 0 leaves the host an eighth of its memory")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", c.OTLPEndpoint, "`URL` of an OpenTelemetry collector (OTLP over HTTP) that the phases of invocations go to as spans")
@@ -191,6 +204,9 @@ func (c *Config) check() error {
 		if e := oneOf("function-egress", value, "off", "internet", "all"); e != nil {
 			err = errors.Join(err, fmt.Errorf("%w (for function %s)", e, name))
 		}
+	}
+	if p := c.LayerPullThrough; p != "off" && p != "aws" && !strings.HasPrefix(p, "http://") && !strings.HasPrefix(p, "https://") {
+		err = errors.Join(err, fmt.Errorf("--layer-pull-through %q: it must be off, aws, or a URL", p))
 	}
 	if c.FreezeDelay.Duration < 0 || c.FreezeDelay.Duration > 5*time.Millisecond {
 		err = errors.Join(err, fmt.Errorf("--freeze-delay %v: it must be from 0s to 5ms", c.FreezeDelay))

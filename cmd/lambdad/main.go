@@ -46,6 +46,7 @@ func commands() []command {
 		{"logs", "[--follow] [--since 10m] [--request-id ID] FUNCTION", "print the log of a function", logsCommand},
 		{"run", "[flags] DIR [EVENT]", "run one event through a function directory, without a server", runCommand},
 		{"explain", "[flags] FUNCTION", "show command lines, variables, mounts and the origin of files of a function's environments", explainCommand},
+		{"layer", "import [flags] [ARN|ZIP|DIR]", "import a layer that was published elsewhere, under its ARN", layerCommand},
 		{"runtime", "list|add|remove [flags]", "list what functions can run on here, get what a runtime needs, or make it an image", runtimeCommand},
 		{"doctor", "[flags]", "say which promises hold on this host, and what cures the others", doctorCommand},
 		{"version", "", "print the version", versionCommand},

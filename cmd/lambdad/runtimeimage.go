@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -77,9 +75,23 @@ func hostArchitecture() string {
 	return "x86_64"
 }
 
-// take stores the image and makes it ready. find looks references up in the
+// take stores the image and makes it ready to run. find looks references up in the
 // registry here; nil: there is none. Until release it is not collected.
-func (s imageSource) take(ctx context.Context, images *image.Store, find *imageFinder) (img *lambdad.Image, release func(), err error) {
+func (s imageSource) take(ctx context.Context, images *image.Store, find *imageFinder) (*lambdad.Image, func(), error) {
+	return s.get(ctx, images, find, func(img *lambdad.Image, resolved string) error {
+		if find != nil {
+			return find.Prepare(ctx, img, resolved)
+		}
+		if err := images.Fetch(ctx, img, resolved); err != nil {
+			return err
+		}
+		return images.Check(ctx, img)
+	})
+}
+
+// get stores what describes the image and has use made of it before it can be
+// collected.
+func (s imageSource) get(ctx context.Context, images *image.Store, find *imageFinder, use func(img *lambdad.Image, resolved string) error) (img *lambdad.Image, release func(), err error) {
 	arch := hostArchitecture()
 	resolved := ""
 	switch {
@@ -98,12 +110,7 @@ func (s imageSource) take(ctx context.Context, images *image.Store, find *imageF
 	if err != nil {
 		return nil, nil, plainly(err)
 	}
-	if find != nil {
-		err = find.Prepare(ctx, img, resolved)
-	} else if err = images.Fetch(ctx, img, resolved); err == nil {
-		err = images.Check(ctx, img)
-	}
-	if err != nil {
+	if err := use(img, resolved); err != nil {
 		release()
 		return nil, nil, plainly(err)
 	}
@@ -220,41 +227,4 @@ func withImages(ctx context.Context, dataDir string, alone func(*image.Store) er
 		return err
 	}
 	return alone(images)
-}
-
-// tellControl posts an order to the server of a data directory and returns its
-// answer. It waits for as long as the work takes.
-func tellControl(ctx context.Context, dataDir, path string, order any) (string, error) {
-	dir, err := os.Open(dataDir)
-	if err != nil {
-		return "", err
-	}
-	defer dir.Close()
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", controlAddress(dir))
-		},
-		DisableKeepAlives: true,
-	}}
-	body, err := json.Marshal(order)
-	if err != nil {
-		return "", err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control"+path, bytes.NewReader(body))
-	if err != nil {
-		return "", err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", fmt.Errorf("the server on %s does not answer: %w", dataDir, err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return "", err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return "", errors.New(strings.TrimSpace(string(text)))
-	}
-	return string(text), nil
 }

@@ -189,8 +189,15 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	if n.driver.Tier() != "plain" {
 		functionImages = finder
 	}
-	lambdaAPI := lambdaservice.New(lambdaservice.Config{
-		Registry: registry, Frontend: n.frontend, Placer: n.placer, Blobs: blobs, Archives: n.archives, Images: functionImages,
+	var lambdaAPI *lambdaservice.Service
+	var pull func(context.Context, string) (*lambdaservice.ImportedLayer, error) // nil: unknown layers are refused
+	if cfg.LayerPullThrough != "off" {
+		pull = func(ctx context.Context, arn string) (*lambdaservice.ImportedLayer, error) {
+			return pullLayer(ctx, lambdaAPI, cfg.layerEndpoint(), arn)
+		}
+	}
+	lambdaAPI = lambdaservice.New(lambdaservice.Config{
+		Registry: registry, Frontend: n.frontend, Placer: n.placer, Blobs: blobs, Archives: n.archives, Images: functionImages, PullLayer: pull,
 		Objects: s3API, Scratch: dir.Run(),
 		RuntimeNames: n.runtimes.Names(),
 		ResolveRuntime: func(ctx context.Context, name string) (string, error) {
@@ -235,6 +242,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return serveControl(background, dir.Path(), controlAnswers{
 			"/environments":  answerJSON(func() []row { return rows(n.worker.Environments()) }),
 			"/phases":        answerJSON(lives.all),
+			"POST /layers":   serveLayers(lambdaAPI),
 			"POST /runtimes": serveRuntimes(n.runtimes, images, finder),
 			"/bill":          serveBill(ledger, account, cfg.Region),
 			"/explain": explainer(func(ctx context.Context, function, qualifier string) (lambdad.Target, error) {

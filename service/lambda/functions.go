@@ -112,6 +112,7 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	if err := s.setEnvironment(c, &cfg, in.Environment); err != nil {
 		return nil, err
 	}
+	s.pullLayers(c, in.Layers)
 	if err := s.setLayers(c, &cfg, in.Layers); err != nil {
 		return nil, err
 	}
@@ -153,7 +154,7 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	}
 
 	if cfg.Image == nil {
-		stored, release, err := s.store(c, src, info)
+		stored, release, err := s.store(c.Context(), src, info)
 		if err != nil {
 			return nil, err
 		}
@@ -307,7 +308,7 @@ func (s *Service) setLayers(c *call, cfg *configRecord, arns []string) error {
 	}
 	layers := make([]archiveRecord, len(arns))
 	for i, ref := range refs {
-		if ref.account != c.Identity.Account {
+		if ref.account != c.Identity.Account && s.Registry.imported(ref) == nil && s.attached(cfg, arns[i]).ARN == "" {
 			return lambdad.Errorf("AccessDeniedException",
 				"User: %s is not authorized to perform: lambda:GetLayerVersion on resource: %s because no resource-based policy allows the lambda:GetLayerVersion action",
 				c.Identity.ARN, arns[i])
@@ -644,7 +645,7 @@ func (s *Service) updateFunctionCode(c *call, in *UpdateFunctionCodeRequest) (an
 		if err := s.checkStorage(c, src.size); err != nil {
 			return nil, err
 		}
-		if stored, release, err = s.store(c, src, info); err != nil {
+		if stored, release, err = s.store(c.Context(), src, info); err != nil {
 			return nil, err
 		}
 	}
@@ -715,6 +716,7 @@ func (s *Service) updateFunctionConfiguration(c *call, in *UpdateFunctionConfigu
 	if err != nil {
 		return nil, err
 	}
+	s.pullLayers(c, in.Layers)
 	return s.change(c, ref, func(rec *functionRecord) error {
 		cfg := rec.Config
 		if err := setImageConfig(&cfg, in); err != nil {

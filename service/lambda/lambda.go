@@ -65,6 +65,9 @@ type Config struct {
 	// Images gives container images. Default: functions of PackageType Image are
 	// refused.
 	Images Images
+	// PullLayer imports a layer version that a function names and that is not here.
+	// Default: such functions are refused.
+	PullLayer func(ctx context.Context, arn string) (*ImportedLayer, error)
 	// RuntimeNames are the runtime identifiers that this host can run.
 	RuntimeNames []string
 	// ResolveRuntime returns the version of a runtime that AWS knows or

@@ -1,6 +1,7 @@
 package lambda
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ func (s *Service) publishLayerVersion(c *call, in *PublishLayerVersionRequest) (
 	if err := s.checkStorage(c, src.size); err != nil {
 		return nil, err
 	}
-	stored, release, err := s.store(c, src, info)
+	stored, release, err := s.store(c.Context(), src, info)
 	if err != nil {
 		return nil, err
 	}
@@ -94,18 +95,17 @@ func (s *Service) getLayerVersion(c *call, in *GetLayerVersionRequest) (any, err
 	if *in.VersionNumber < 1 {
 		return nil, errLayerVersionTooLow
 	}
-	ref, err := layerOf(c, *in.LayerName)
+	ref, err := s.readableLayer(c, *in.LayerName, *in.VersionNumber)
 	if err != nil {
 		return nil, err
 	}
-	ref.version = *in.VersionNumber
 	return s.showLayerVersion(c, ref)
 }
 
 var errLayerVersionTooLow = &lambdad.Error{Code: "InvalidParameterValueException", Message: "Layer Version Cannot be less than 1"}
 
 func (s *Service) getLayerVersionByArn(c *call, in *GetLayerVersionByArnRequest) (any, error) {
-	ref, err := layerOf(c, *in.Arn)
+	ref, err := s.readableLayer(c, *in.Arn, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -191,12 +191,12 @@ func (s *Service) deleteLayerVersion(c *call, in *DeleteLayerVersionRequest) (an
 
 // store makes an archive durable. It is safe from collection until release, by
 // when a record must name it.
-func (s *Service) store(c *call, src *source, info archive.Info) (rec archiveRecord, release func(), err error) {
+func (s *Service) store(ctx context.Context, src *source, info archive.Info) (rec archiveRecord, release func(), err error) {
 	if err := s.Reserve(); err != nil {
 		return rec, nil, errFull(err)
 	}
 	release = s.Registry.pin(src.digest)
-	got, size, err := s.Blobs.Put(c.Context(), io.NewSectionReader(src, 0, src.size))
+	got, size, err := s.Blobs.Put(ctx, io.NewSectionReader(src, 0, src.size))
 	if err == nil && got != src.digest {
 		err = fmt.Errorf("%w: stored as %s", blob.ErrCorrupt, got)
 	}

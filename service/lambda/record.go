@@ -149,6 +149,8 @@ type layerRecord struct {
 	License       string        `json:"license,omitempty"`
 	Runtimes      []string      `json:"runtimes,omitzero"`
 	Architectures []string      `json:"architectures,omitzero"`
+	// Imported: it came from elsewhere, with its ARN, and is for all accounts.
+	Imported bool `json:"imported,omitempty"`
 
 	Policy         policyRecord `json:"policy,omitzero"`
 	PolicyRevision string       `json:"policyRevision,omitempty"`
