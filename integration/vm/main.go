@@ -139,9 +139,17 @@ func download(ctx context.Context) (string, error) {
 	if have, _ := filepath.Glob(cache + "/linux-image-*.deb"); len(have) > 0 {
 		return have[len(have)-1], nil
 	}
-	out, err := exec.CommandContext(ctx, "apt-cache", "depends", "linux-image-cloud-amd64").Output()
-	if err != nil {
-		return "", fmt.Errorf("ask apt for the cloud kernel (apt-get update first?): %w", err)
+	ask := func() ([]byte, error) {
+		return exec.CommandContext(ctx, "apt-cache", "depends", "linux-image-cloud-amd64").Output()
+	}
+	out, err := ask()
+	if err != nil { // a fresh machine has no lists of packages
+		if err := command(ctx, "", nil, "apt-get", "update", "-qq"); err != nil {
+			return "", err
+		}
+		if out, err = ask(); err != nil {
+			return "", fmt.Errorf("ask apt for the cloud kernel: %w", err)
+		}
 	}
 	name := regexp.MustCompile(`Depends: (linux-image-\S+)`).FindSubmatch(out)
 	if name == nil {
