@@ -24,7 +24,7 @@ import (
 // sandboxes, and that all of it survives kill -9.
 func TestConcurrency(t *testing.T) {
 	harness.NeedRoot(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	args := []string{"--log-level", "warn", "--wait-limit", "60s"}
@@ -162,7 +162,7 @@ func awaitProvisioned(ctx context.Context, t *testing.T, s *harness.Server, want
 		if got.Status == want && (missing == 0) == (want == types.ProvisionedConcurrencyStatusEnumReady) {
 			return
 		}
-		if time.Since(begin) > 30*time.Second {
+		if time.Since(begin) > time.Minute {
 			t.Fatalf("status %s with %d missing, want %s", got.Status, missing, want)
 		}
 	}
@@ -178,7 +178,7 @@ func firstAndNext(ctx context.Context, t *testing.T, s *harness.Server) {
 	before, after := 0, 0
 	for range ahead + 1 {
 		wg.Go(func() {
-			out, err := s.Client.Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String("ahead"), Qualifier: aws.String("live"), Payload: []byte(`{"sleepMs": 1500}`)})
+			out, err := s.Client.Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String("ahead"), Qualifier: aws.String("live"), Payload: []byte(`{"sleepMs": 3000}`)})
 			if err != nil || out.FunctionError != nil {
 				t.Errorf("%v %v", out, err)
 				return
@@ -229,7 +229,7 @@ func executed(ctx context.Context, t *testing.T, dir string, ids []string) {
 		if missing == 0 {
 			return
 		}
-		if time.Since(begin) > 30*time.Second || ctx.Err() != nil {
+		if time.Since(begin) > time.Minute || ctx.Err() != nil {
 			t.Fatalf("%d of %d accepted events were not executed", missing, len(ids))
 		}
 	}
