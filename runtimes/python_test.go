@@ -268,3 +268,26 @@ func (a *atEnd) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// TestCompiledForAnother holds that the error of a compiled module names both
+// versions and the way out.
+func TestCompiledForAnother(t *testing.T) {
+	everyPython(t, func(t *testing.T, r *Runtime) {
+		for name, files := range map[string]map[string]string{
+			"absent": {"m.py": "import pkg\n", "pkg/__init__.py": "from pkg import _fast\n", "pkg/_fast.cpython-37m-x86_64-linux-gnu.so": ""},
+			"nested": {"m.py": "import pkg\n", "pkg/__init__.py": "try:\n    import pkg._fast\nexcept ImportError as e:\n    raise ImportError('pkg cannot be used') from e\n", "pkg/_fast.cpython-37m-x86_64-linux-gnu.so": ""},
+		} {
+			out := run{files: files, handler: "m.f"}.start(t, r)
+			if len(out.posts) != 1 {
+				t.Fatalf("%s: posts %v, stderr %s", name, out.posts, out.stderr)
+			}
+			b := out.posts[0].error(t)
+			version := strings.TrimSuffix(strings.TrimPrefix(r.Version, "python:"), " (host)")
+			for _, want := range []string{"_fast.cpython-37m", r.Name, "on Python " + version, "lambdad runtime add " + r.Name} {
+				if b.ErrorType != "Runtime.ImportModuleError" || !strings.Contains(b.ErrorMessage, want) {
+					t.Errorf("%s: %+v, want %q", name, b, want)
+				}
+			}
+		}
+	})
+}

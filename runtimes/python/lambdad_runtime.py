@@ -726,6 +726,49 @@ def _unbuffered(stream, fd):
         return open(fd, "w", 1, closefd=False)
 
 
+def _compiled(error):
+    """What to add to the text of an import error when a compiled module was made for
+    another Python: both versions and the way out."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, ImportError):
+            made = _made_for(error)
+            if made:
+                major, minor = runtime_version()
+                asked = "python%d.%d" % (major, minor)
+                return (
+                    ". %s, the function's runtime is %s and this host ran it on Python %d.%d.%d. "
+                    "Install that Python on the host, or run: lambdad runtime add %s --image IMAGE"
+                    % ((made, asked) + tuple(sys.version_info[:3]) + (asked,))
+                )
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _made_for(error):
+    """Names the compiled file behind an import error and what it was made for."""
+    path = getattr(error, "path", None)
+    if path and path.endswith(".so"):
+        return "The compiled module %s does not load" % path
+    name = getattr(error, "name", None)
+    if not name:
+        return None
+    text = str(error)
+    if text.startswith("cannot import name '"):
+        name += "." + text.split("'")[1]
+    package, _, last = name.rpartition(".")
+    for directory in [os.path.join(d, *package.split(".")) for d in sys.path]:
+        try:
+            files = os.listdir(directory or ".")
+        except OSError:
+            continue
+        for file in files:
+            if file.endswith(".so") and file.startswith((last + ".cpython-", last + ".abi3")):
+                return "The compiled module %s is for %s" % (os.path.join(directory, file), file[len(last) + 1:-3])
+    return None
+
+
 def load_handler(name):
     """The function's handler; Fault when that is not to be had."""
     module_name, dot, attribute = name.rpartition(".")
@@ -738,7 +781,7 @@ def load_handler(name):
     try:
         module = importlib.import_module(module_name.replace("/", "."))
     except ImportError as e:
-        raise Fault("Runtime.ImportModuleError", "Unable to import module '%s': %s" % (module_name, e))
+        raise Fault("Runtime.ImportModuleError", "Unable to import module '%s': %s%s" % (module_name, e, _compiled(e)))
     except SyntaxError as e:
         trace = ['  File "%s" Line %s\n    %s' % (e.filename, e.lineno, e.text)]
         raise Fault("Runtime.UserCodeSyntaxError", "Syntax error in module '%s': %s" % (module_name, e), trace)
