@@ -18,7 +18,7 @@ BINDIR     ?= $(PREFIX)/bin
 UNITDIR    ?= $(PREFIX)/lib/systemd
 SYSCONFDIR ?= /etc
 
-.PHONY: install uninstall test-vm cycles build demo test test-hostile test-packages check race fuzz bench clean needs
+.PHONY: published install uninstall test-vm cycles build demo test test-hostile test-packages check race fuzz bench clean needs
 
 needs:
 	@v=$$($(GO) env GOVERSION 2>/dev/null | sed 's/^go//'); \
@@ -113,6 +113,15 @@ uninstall:
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@if [ "$(PURGE)" = yes ]; then rm -rf $(DESTDIR)/var/lib/lambdad; \
 	 elif [ -e $(DESTDIR)/var/lib/lambdad ]; then echo "kept: $(DESTDIR)/var/lib/lambdad (make uninstall PURGE=yes removes it)"; fi
+
+## published: our runtime clients beside AWS's published ones (pip, npm, a C++ compiler, cmake)
+PUBLISHED = bin/published
+published: needs
+	mkdir -p $(PUBLISHED)
+	test -x $(PUBLISHED)/python/bin/python || { python3 -m venv $(PUBLISHED)/python && $(PUBLISHED)/python/bin/pip install -q awslambdaric==4.2.2; }
+	test -d $(PUBLISHED)/node/node_modules/aws-lambda-ric || npm install --silent --prefix $(PUBLISHED)/node --ignore-scripts=false aws-lambda-ric@3.3.0
+	LAMBDAD_AWS_PYTHON=$(CURDIR)/$(PUBLISHED)/python/bin/python LAMBDAD_AWS_NODE=$(CURDIR)/$(PUBLISHED)/node/node_modules/aws-lambda-ric \
+	  $(GO) test -count=1 -v -tags published -run Published ./runtimes
 
 clean:
 	rm -rf bin

@@ -42,6 +42,7 @@ type run struct {
 	files   map[string]string // below the task root
 	opt     map[string]string // below /opt
 	handler string
+	program []string // instead of the start script: another client
 	env     map[string]string
 	steps   []step
 	api     func(w http.ResponseWriter, r *http.Request) bool // answers instead when true
@@ -142,7 +143,11 @@ func (x run) start(t *testing.T, r *Runtime) *outcome {
 	dir := r.dir
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(dir, "bootstrap"))
+	program := x.program
+	if program == nil {
+		program = []string{filepath.Join(dir, "bootstrap")}
+	}
+	cmd := exec.CommandContext(ctx, program[0], program[1:]...)
 	cmd.Dir = task
 	cmd.Env = []string{
 		"PATH=/usr/bin:/bin", "LANG=en_US.UTF-8", "TZ=:UTC", "_HANDLER=" + strings.Replace(x.handler, "/var/task", task, 1), "LAMBDA_TASK_ROOT=" + task, "LAMBDA_RUNTIME_DIR=" + dir,
@@ -287,6 +292,28 @@ func TestCompiledForAnother(t *testing.T) {
 				if b.ErrorType != "Runtime.ImportModuleError" || !strings.Contains(b.ErrorMessage, want) {
 					t.Errorf("%s: %+v, want %q", name, b, want)
 				}
+			}
+		}
+	})
+}
+
+// TestEventsCutShort holds that an event that ends early is told as json.loads tells
+// it: the accelerator alone cannot.
+func TestEventsCutShort(t *testing.T) {
+	everyPython(t, func(t *testing.T, r *Runtime) {
+		events := map[string]string{"{": "Expecting property name", `{"a"`: "Expecting ':' delimiter", `{"a":1`: "Expecting ',' delimiter", `[1`: "Expecting ',' delimiter", `"a`: "Unterminated string", "1 2": "Extra data"}
+		var steps []step
+		var want []string
+		for e, text := range events {
+			steps, want = append(steps, step{event: e}), append(want, "Unable to unmarshal input: "+text)
+		}
+		out := run{files: map[string]string{"m.py": "def f(e, c): return e\n"}, handler: "m.f", steps: steps}.start(t, r)
+		if len(out.posts) != len(steps) {
+			t.Fatalf("%d posts, stderr %s", len(out.posts), out.stderr)
+		}
+		for i, p := range out.posts {
+			if b := p.error(t); b.ErrorType != "Runtime.UnmarshalError" || !strings.HasPrefix(b.ErrorMessage, want[i]) {
+				t.Errorf("%s: %+v, want %s", steps[i].event, b, want[i])
 			}
 		}
 	})

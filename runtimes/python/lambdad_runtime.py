@@ -90,8 +90,8 @@ def parse_json(text):
             value, end = _scan(stripped, 0)
             if end == len(stripped):
                 return value
-        except (StopIteration, ValueError):
-            pass
+        except (StopIteration, ValueError, SystemError):
+            pass  # the scanner itself, asked without json, cannot word its errors
     import json
 
     return json.loads(text)
