@@ -3,10 +3,13 @@ package runtimes
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 //go:embed nodejs/index.mjs nodejs/lambdad_runtime.cjs nodejs/resolve.mjs
@@ -30,6 +33,7 @@ func nodejs() *language {
 		env: func(release string) map[string]string {
 			return map[string]string{"NODE_PATH": "/opt/nodejs/node" + release + "/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"}
 		},
+		prepare: linkNode,
 		warning: "packages with compiled parts must fit it",
 		install: "Install Node.js " + firstNode + " or later there and try again.",
 	}
@@ -80,3 +84,26 @@ func askNode(ctx context.Context, path string) (interpreter, error) {
 	release, _, _ := strings.Cut(version, ".")
 	return interpreter{Release: release, Version: version, Prefix: filepath.Dir(filepath.Dir(program)), Path: program, Flags: strings.TrimPrefix(flags, "-")}, nil
 }
+
+// linkNode lets Node.js run the client itself where AWS's command line has an ES
+// module: it follows a link before it looks at the name, and saves every cold start
+// what loading ES modules costs. Where that does not work the module stays.
+func linkNode(ctx context.Context, _ *Set, dir string, i interpreter) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	script, link := filepath.Join(dir, "index.mjs"), filepath.Join(dir, "link.mjs")
+	if err := os.Symlink("lambdad_runtime.cjs", link); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, i.Path, link)
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	cmd.WaitDelay = time.Second
+	var exit *exec.ExitError
+	if err := cmd.Run(); errors.As(err, &exit) && exit.ExitCode() == nothingToAsk {
+		return os.Rename(link, script)
+	}
+	return os.Remove(link)
+}
+
+// nothingToAsk is the client's exit code without a Runtime API.
+const nothingToAsk = 42

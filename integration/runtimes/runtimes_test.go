@@ -32,6 +32,7 @@ import (
 
 var (
 	all    = flag.Bool("all", false, "every identifier of `lambdad runtime list`, not one of each kind")
+	only   = flag.String("only", "", "only identifiers that begin so, and their rows of the table")
 	update = flag.Bool("update", false, "write the table of docs/compatibility.md")
 )
 
@@ -234,6 +235,9 @@ func TestRuntimes(t *testing.T) {
 	sample := []string{"python3.11", "nodejs20.x", "nodejs24.x", "ruby3.3", "java17", "provided.al2023"}
 	var table []listed
 	for _, r := range list {
+		if *only != "" && !strings.HasPrefix(r.Name, *only) {
+			continue
+		}
 		if *all && r.Usable {
 			table = append(table, r)
 		}
@@ -269,7 +273,9 @@ func TestRuntimes(t *testing.T) {
 			cells = append(cells, cell{r.Name, name, variant})
 		}
 	}
-	t.Run("proxy", func(t *testing.T) { proxied(t, s) })
+	if *only == "" {
+		t.Run("proxy", func(t *testing.T) { proxied(t, s) })
+	}
 	s.Stop()
 	// What the log must have, to the window of SIGTERM: external extensions are told,
 	// internal ones signalled.
@@ -523,9 +529,10 @@ func logsOf(t *testing.T, dataDir, function string) string {
 // writeTable writes the table between two marks of docs/compatibility.md.
 func writeTable(t *testing.T, table []listed, results map[string]map[string]bool) {
 	const begin, end = "<!-- runtimes: written by go test ./integration/runtimes -all -update -->\n", "<!-- runtimes: end -->\n"
-	var b strings.Builder
-	b.WriteString("| Identifier | Ran on | no extension | external | internal, by wrapper | internal, by hook |\n|---|---|---|---|---|---|\n")
+	const head = "| Identifier | Ran on | no extension | external | internal, by wrapper | internal, by hook |\n|---|---|---|---|---|---|\n"
+	rows := map[string]string{}
 	for _, r := range table {
+		var b strings.Builder
 		on := "the function's bootstrap"
 		if r.Version != "" {
 			on = r.Version
@@ -541,7 +548,7 @@ func writeTable(t *testing.T, table []listed, results map[string]map[string]bool
 				b.WriteString(" fails |")
 			}
 		}
-		b.WriteString("\n")
+		rows["`"+r.Name+"`"] = b.String() + "\n"
 	}
 	const file = "../../docs/compatibility.md"
 	old, err := os.ReadFile(file)
@@ -549,11 +556,25 @@ func writeTable(t *testing.T, table []listed, results map[string]map[string]bool
 		t.Fatal(err)
 	}
 	before, rest, ok := strings.Cut(string(old), begin)
-	_, after, ok2 := strings.Cut(rest, end)
+	kept, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
 		t.Fatalf("%s has no marks", file)
 	}
-	if err := os.WriteFile(file, []byte(before+begin+b.String()+end+after), 0o644); err != nil {
+	for line := range strings.Lines(kept) { // of what did not run now
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " |"); ok && strings.HasPrefix(name, "`") && rows[name] == "" {
+			rows[name] = line
+		}
+	}
+	var list strings.Builder
+	for _, name := range slices.SortedFunc(maps.Keys(rows), func(a, b string) int { return strings.Compare(natural(a), natural(b)) }) {
+		list.WriteString(rows[name])
+	}
+	if err := os.WriteFile(file, []byte(before+begin+head+list.String()+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// natural makes python3.9 sort before python3.10.
+func natural(s string) string {
+	return regexp.MustCompile(`\d+`).ReplaceAllStringFunc(s, func(n string) string { return fmt.Sprintf("%6s", n) })
 }

@@ -16,6 +16,9 @@ const url = require('node:url');
 const nodeModule = require('node:module');
 
 const VERSION = '1.0.0';
+// The exit code without a Runtime API: lambdad asks for it once, to see that this
+// file runs as the script.
+const NOTHING_TO_ASK = 42;
 const API = '/2018-06-01/runtime/';
 // An X-Ray cause above this is left out: it travels in a header.
 const MAX_CAUSE = 64 << 10;
@@ -889,4 +892,9 @@ async function main() {
   }
 }
 
-module.exports = { main };
+if (require.main === module) {
+  if (process.env.AWS_LAMBDA_RUNTIME_API) main();
+  else process.exitCode = NOTHING_TO_ASK;
+} else {
+  module.exports = { main };
+}
