@@ -26,6 +26,7 @@ var layers = []struct {
 	// Contracts and the wire.
 	{"policy", []string{"."}},
 	{"aws", []string{".", "policy"}},
+	{"trail", []string{".", "aws"}},
 	{"aws/...", []string{".", "aws"}},
 	{"telemetry", []string{"."}},
 	{"tracing", []string{".", "telemetry"}},
@@ -62,12 +63,13 @@ var layers = []struct {
 	{"placement", []string{".", "metrics", "worker"}},
 	{"frontend", []string{".", "telemetry", "metrics", "placement", "queue"}},
 	{"poller", []string{".", "metrics", "placement", "queue", "frontend"}},
-	{"service/lambda", []string{".", "aws", "store", "blob", "telemetry", "archive", "frontend"}},
+	{"service/lambda", []string{".", "aws", "policy", "store", "blob", "telemetry", "archive", "frontend"}},
 	{"service/s3", []string{".", "aws", "store", "blob"}},
 	{"service/ecr", []string{".", "aws", "store", "blob", "image"}},
 	{"service/cloudwatch", []string{".", "aws", "metrics"}},
 	{"service/cloudwatchlogs", []string{".", "aws", "logstore"}},
-	{"service/sts", []string{".", "aws"}},
+	{"service/iam", []string{".", "aws", "policy", "store"}},
+	{"service/sts", []string{".", "aws", "policy"}},
 }
 
 // free are packages that may import everything: programs and whole-system tests.

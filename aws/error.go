@@ -39,6 +39,8 @@ type ErrorShape struct {
 var commonErrors = map[string]ErrorShape{
 	"AccessDenied":                        {Status: http.StatusForbidden, Key: "message"},
 	"AccessDeniedException":               {Status: http.StatusForbidden, Key: "Message"},
+	"ExpiredToken":                        {Status: http.StatusForbidden, Key: "message"},
+	"ExpiredTokenException":               {Status: http.StatusForbidden, Key: "message"},
 	"IncompleteSignature":                 {Status: http.StatusBadRequest, Key: "message"},
 	"IncompleteSignatureException":        {Status: http.StatusBadRequest, Key: "message"},
 	"AuthorizationHeaderMalformed":        {Status: http.StatusBadRequest, Key: "message"},

@@ -3,6 +3,7 @@ package aws
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -99,7 +100,7 @@ func FuzzRoute(f *testing.F) {
 
 func TestKeyStore(t *testing.T) {
 	dir := t.TempDir()
-	k, err := OpenKeyStore(dir)
+	k, err := OpenKeyStore(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func TestKeyStore(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("%v %v", info, err)
 	}
-	again, err := OpenKeyStore(dir)
+	again, err := OpenKeyStore(dir, nil)
 	if err != nil || again.Admin() != k.Admin() {
 		t.Fatalf("a second start has another key: %v", err)
 	}
@@ -118,7 +119,7 @@ func TestKeyStore(t *testing.T) {
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenKeyStore(dir); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := OpenKeyStore(dir, nil); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("readable by all: %v", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
@@ -127,20 +128,41 @@ func TestKeyStore(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenKeyStore(dir); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := OpenKeyStore(dir, nil); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("broken: %v", err)
 	}
 
 	v := &lambdad.Version{Account: "123456789012", Function: "f", Role: "arn:aws:iam::123456789012:role/a/b/name"}
-	c, release := k.Mint(v, "env")
-	secret, token, id, ok := k.Lookup(t.Context(), c.AccessKeyID)
-	if !ok || secret != c.SecretAccessKey || token != c.SessionToken || id.EnvironmentID != "env" || id.Admin ||
+	mint, release := k.Mint(v, "env")
+	c, ext := mint("runtime"), mint("extension/e")
+	secret, id, err := k.Lookup(t.Context(), c.AccessKeyID, c.SessionToken)
+	if err != nil || secret != c.SecretAccessKey || id.EnvironmentID != "env" || id.Admin || id.Party != "runtime" || id.Function != "f" ||
 		id.ARN != "arn:aws:sts::123456789012:assumed-role/name/f" || !strings.HasPrefix(c.AccessKeyID, "ASIA") || len(c.AccessKeyID) != 20 || len(c.SecretAccessKey) != 40 {
 		t.Errorf("minted %+v as %+v", c, id)
 	}
+	_, extID, err := k.Lookup(t.Context(), ext.AccessKeyID, ext.SessionToken)
+	if err != nil || extID.ARN != id.ARN || extID.Party != "extension/e" || ext.AccessKeyID == c.AccessKeyID {
+		t.Errorf("extension %+v as %+v, %v", ext, extID, err)
+	}
+	if _, _, err := k.Lookup(t.Context(), c.AccessKeyID, ext.SessionToken); !errors.Is(err, ErrUnknownKey) {
+		t.Errorf("another party's token: %v", err)
+	}
+	if _, _, err := k.Lookup(t.Context(), c.AccessKeyID, ""); !errors.Is(err, ErrUnknownKey) {
+		t.Errorf("no token: %v", err)
+	}
+	// A process that is started again has new credentials, and the old ones end.
+	again2 := mint("runtime")
+	if _, _, err := k.Lookup(t.Context(), c.AccessKeyID, c.SessionToken); !errors.Is(err, ErrUnknownKey) {
+		t.Errorf("credentials of a process that was replaced: %v", err)
+	}
+	k.now = func() time.Time { return time.Now().Add(EnvironmentKeyLife + time.Second) }
+	if _, _, err := k.Lookup(t.Context(), again2.AccessKeyID, again2.SessionToken); !errors.Is(err, ErrExpiredKey) {
+		t.Errorf("after their life: %v", err)
+	}
+	k.now = time.Now
 	release()
-	if _, _, _, ok := k.Lookup(t.Context(), c.AccessKeyID); ok {
-		t.Error("released credentials still work")
+	if _, _, err := k.Lookup(t.Context(), ext.AccessKeyID, ext.SessionToken); !errors.Is(err, ErrUnknownKey) {
+		t.Errorf("released credentials still work: %v", err)
 	}
 }
 

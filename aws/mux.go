@@ -26,29 +26,27 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/policy"
 )
 
 // DefaultAccount is the account of every access key that names none.
 const DefaultAccount = "000000000000"
 
-// An Identity says on whose behalf a request is made.
-type Identity struct {
-	Account     string // 12 digits
-	AccessKeyID string
-	ARN         string // as in GetCallerIdentity
-	UserID      string // as in GetCallerIdentity
-	// Admin may do everything in its account.
-	Admin bool
-	// EnvironmentID is set for the credentials of an execution environment.
-	EnvironmentID string
-}
-
 // Keys finds the secret of an access key.
 type Keys interface {
-	// Lookup returns what belongs to the key. The token is "" for keys that have
-	// none; otherwise requests must carry it.
-	Lookup(ctx context.Context, accessKeyID string) (secret, token string, id Identity, ok bool)
+	// Lookup returns what belongs to the key with the session token it came with,
+	// "" for none; or ErrUnknownKey or ErrExpiredKey. It compares secrets in
+	// constant time.
+	Lookup(ctx context.Context, accessKeyID, token string) (secret string, id Identity, err error)
 }
+
+// Errors of Keys.
+var (
+	// ErrUnknownKey: there is no such key, or the token is not the key's.
+	ErrUnknownKey = errors.New("aws: unknown access key or token")
+	// ErrExpiredKey: the key was a temporary one.
+	ErrExpiredKey = errors.New("aws: expired access key")
+)
 
 // A Request is an authenticated request for a service.
 type Request struct {
@@ -73,11 +71,19 @@ type Request struct {
 	Operation string
 	// Action is what policies call it, such as lambda:InvokeFunction.
 	Action string
+	// ResourceText is what a refusal calls the resource; "" means its ARN. Set by
+	// ResourceNamer.Resource.
+	ResourceText string
 	// BodyLimit is the longest body accepted, in bytes; 0 means
 	// DefaultBodyLimit.
 	BodyLimit int64
 	// Route is the service's own.
 	Route any
+
+	authority authority
+	decision  policy.Decision
+	resource  string         // decided about; "" for none
+	failed    *lambdad.Error // what was answered, if it was an error
 }
 
 // DefaultBodyLimit is the longest body of a service that sets none, in bytes.
@@ -105,13 +111,6 @@ type PathService interface {
 	// Paths returns handlers by path prefix. Prefixes begin with /_lambdad/; the
 	// registry of images has /v2.
 	Paths() map[string]http.Handler
-}
-
-// A ResourceNamer is a Service that knows what an action is about, for the text of
-// refusals.
-type ResourceNamer interface {
-	// Resource returns the ARN, or "*".
-	Resource(r *Request) string
 }
 
 // AuthMode says which signatures are accepted.
@@ -150,6 +149,9 @@ type Options struct {
 	// BodyMemory bounds the bytes of all large request bodies held at a time;
 	// further requests wait. Default 512 MiB.
 	BodyMemory int64
+	// Access is told of every authenticated request after it was answered, and of
+	// every request from inside a sandbox. It must not block. Default: nobody is.
+	Access func(Access)
 	// Now is the clock for signatures; default time.Now.
 	Now func() time.Time
 }
@@ -203,12 +205,17 @@ func NewMux(keys Keys, opts Options, services ...Service) *Mux {
 // ServeHTTP implements http.Handler.
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.serve(w, r, m.opts.Auth) }
 
-// Sandbox returns the handler for listeners inside execution environments: it
+// Sandbox returns the handler for the listener inside an execution environment: it
 // verifies signatures whatever the mode, so that code in a sandbox has the rights
 // of the keys it was given and no others.
-func (m *Mux) Sandbox() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.serve(w, r, Verify) })
+func (m *Mux) Sandbox(environmentID string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.serve(w, r.WithContext(context.WithValue(r.Context(), listenerKey{}, environmentID)), Verify)
+	})
 }
+
+// listenerKey is the key of a context for the environment in which a request came.
+type listenerKey struct{}
 
 // target is what the routing rules found out about a request.
 type target struct {
@@ -244,6 +251,9 @@ func (m *Mux) serve(w http.ResponseWriter, hr *http.Request, mode AuthMode) {
 			m.writeError(w, r, svc, proto, errInternal)
 		}
 	}()
+	if m.opts.Access != nil {
+		defer m.tell(r)
+	}
 	if err := m.serveService(w, r, svc, t, mode); err != nil {
 		m.writeError(w, r, svc, proto, err)
 	}
@@ -267,7 +277,7 @@ func (m *Mux) serveService(w http.ResponseWriter, r *Request, svc Service, t tar
 			return err
 		}
 		defer done()
-		if err := authorise(svc, r); err != nil {
+		if err := m.authorise(svc, r, mode); err != nil {
 			return err
 		}
 		return svc.ServeAWS(w, r)
@@ -293,7 +303,7 @@ func (m *Mux) serveService(w http.ResponseWriter, r *Request, svc Service, t tar
 			return err
 		}
 	}
-	if err := authorise(svc, r); err != nil {
+	if err := m.authorise(svc, r, mode); err != nil {
 		return err
 	}
 	return svc.ServeAWS(w, r)
@@ -316,16 +326,19 @@ func (m *Mux) authenticate(r *Request, t target, mode AuthMode) (secret string, 
 		r.Identity = anyIdentity("")
 		return "", nil
 	}
-	secret, token, id, ok := m.keys.Lookup(r.Context(), t.auth.accessKeyID)
+	secret, id, err := m.keys.Lookup(r.Context(), t.auth.accessKeyID, t.auth.token)
 	if mode == Any {
-		if ok {
+		if err == nil {
 			r.Identity = id
 		} else {
 			r.Identity = anyIdentity(t.auth.accessKeyID)
 		}
 		return "", nil
 	}
-	if !ok || !tokenMatches(token, t.auth.token) {
+	switch {
+	case errors.Is(err, ErrExpiredKey):
+		return "", &authError{kind: expiredToken}
+	case err != nil:
 		return "", &authError{kind: unknownKey}
 	}
 	r.Identity = id
@@ -364,28 +377,6 @@ func adminIdentity(account, accessKeyID string) Identity {
 		Account: account, AccessKeyID: accessKeyID, Admin: true,
 		ARN: "arn:aws:iam::" + account + ":root", UserID: account,
 	}
-}
-
-// authorise is what stands in for policies: administrators may do everything,
-// an execution environment may invoke functions and ask who it is.
-func authorise(svc Service, r *Request) error {
-	if r.Identity.Admin {
-		return nil
-	}
-	switch r.Action {
-	case "lambda:InvokeFunction", "sts:GetCallerIdentity":
-		return nil
-	}
-	action, resource := r.Action, "*"
-	if action == "" {
-		action = r.Service + ":" + r.Operation
-	}
-	if n, ok := svc.(ResourceNamer); ok {
-		resource = n.Resource(r)
-	}
-	return lambdad.Errorf("AccessDeniedException",
-		"User: %s is not authorized to perform: %s on resource: %s because no identity-based policy allows the %s action",
-		r.Identity.ARN, action, resource, action)
 }
 
 // route chooses the service: the first rule of control-plane.md section 1.2 that
@@ -471,6 +462,7 @@ func (m *Mux) writeError(w http.ResponseWriter, r *Request, svc Service, proto P
 		e = &lambdad.Error{Code: "ServiceException", Message: "Internal error; the log of lambdad says more under request id " + r.RequestID + "."}
 	}
 	e = inWordsOf(proto, e)
+	r.failed = e
 	shape, ok := svc.ErrorShapes()[e.Code]
 	if !ok {
 		shape, ok = commonErrors[e.Code]

@@ -22,6 +22,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/policy"
 )
 
 // echo is a REST service that answers with what it was given.
@@ -68,9 +69,32 @@ func (form) ServeAWS(w http.ResponseWriter, r *Request) error {
 
 var testKey = lambdad.Credentials{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
 
-func testKeys() *KeyStore {
-	return &KeyStore{account: DefaultAccount, admin: testKey, temp: map[string]tempKey{}}
+// directory has one role, r, which may invoke functions, and one user.
+type directory struct{}
+
+func (directory) UserKey(id string) (string, Identity, bool) {
+	if id != "AKIAUSER" {
+		return "", Identity{}, false
+	}
+	u, _ := directory{}.User("", "alice", "")
+	u.AccessKeyID = id
+	return "secret", u, true
 }
+
+func (directory) User(_, name, _ string) (Identity, bool) {
+	return Identity{Account: DefaultAccount, ARN: "arn:aws:iam::000000000000:user/" + name, UserID: "AIDAX", UserName: name, Grants: &policy.Grants{}}, name == "alice"
+}
+
+func (directory) Role(arn string) *Role {
+	if arn != "arn:aws:iam::000000000000:role/p/r" {
+		return nil
+	}
+	return &Role{ARN: arn, ID: "AROAX", Name: "r", Account: DefaultAccount, Grants: &policy.Grants{Identity: []*policy.Document{
+		policy.MustParse("invoke", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"lambda:InvokeFunction","Resource":"*"}}`, policy.ForIdentity),
+	}}}
+}
+
+func testKeys() *KeyStore { return newKeyStore(DefaultAccount, testKey, directory{}) }
 
 func testServer(t testing.TB, opts Options) (*httptest.Server, *KeyStore) {
 	keys := testKeys()
@@ -115,8 +139,9 @@ func newRequest(t testing.TB, method, url string, body []byte) *http.Request {
 func TestSignatures(t *testing.T) {
 	s, keys := testServer(t, Options{})
 	version := &lambdad.Version{Account: "000000000000", Function: "f", Role: "arn:aws:iam::000000000000:role/p/r"}
-	temp, release := keys.Mint(version, "e1")
+	mint, release := keys.Mint(version, "e1")
 	defer release()
+	temp := mint("runtime")
 	wrongToken, wrongSecret := temp, testKey
 	wrongToken.SessionToken = "x"
 	wrongSecret.SecretAccessKey += "x"

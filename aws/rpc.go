@@ -320,7 +320,7 @@ func (t *Timestamp) UnmarshalCBOR(b []byte) error {
 }
 
 var (
-	cborEnc = must(cbor.EncOptions{}.EncMode())
+	cborEnc = must(cbor.EncOptions{Sort: cbor.SortBytewiseLexical}.EncMode()) // one request, one answer
 	cborDec = must(cbor.DecOptions{}.DecMode())
 )
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -57,7 +56,8 @@ const (
 	unknownKey
 	badSignature
 	skewed
-	expired // a presigned URL of S3
+	expired      // a presigned URL of S3
+	expiredToken // temporary credentials
 )
 
 // An authError says why a request was not authenticated.
@@ -79,6 +79,7 @@ func (e *authError) wire(p Protocol, service string) *lambdad.Error {
 		badSignature: {"InvalidSignatureException", "SignatureDoesNotMatch", "SignatureDoesNotMatch"},
 		skewed:       {"InvalidSignatureException", "SignatureDoesNotMatch", "RequestTimeTooSkewed"},
 		expired:      {"InvalidSignatureException", "AccessDenied", "AccessDenied"},
+		expiredToken: {"ExpiredTokenException", "ExpiredToken", "ExpiredToken"},
 	}[e.kind]
 	texts := [...]string{
 		malformed:    "The Authorization of the request could not be read.",
@@ -86,6 +87,7 @@ func (e *authError) wire(p Protocol, service string) *lambdad.Error {
 		unknownKey:   "The security token included in the request is invalid.",
 		badSignature: "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details.",
 		skewed:       "The time of the request is too far from the time of the server.",
+		expiredToken: "The security token included in the request is expired",
 	}
 	i := 0
 	switch p {
@@ -231,12 +233,6 @@ func (a *authorization) setTime(amz, date string) *authError {
 		return &authError{badSignature, "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: '" + a.date + "' != '" + a.timestamp + "'."}
 	}
 	return nil
-}
-
-// tokenMatches compares session tokens in constant time. A key without token
-// must come without one, and the reverse.
-func tokenMatches(want, got string) bool {
-	return subtle.ConstantTimeCompare([]byte(want), []byte(got)) == 1
 }
 
 // A verifier checks signatures. It keeps signing keys, which change daily.

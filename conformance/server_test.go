@@ -26,6 +26,7 @@ import (
 	"github.com/lambdad/lambdad/frontend"
 	"github.com/lambdad/lambdad/mem"
 	"github.com/lambdad/lambdad/placement"
+	"github.com/lambdad/lambdad/service/iam"
 	"github.com/lambdad/lambdad/service/lambda"
 	"github.com/lambdad/lambdad/service/sts"
 	"github.com/lambdad/lambdad/worker"
@@ -41,11 +42,12 @@ const (
 type server struct {
 	events *mem.Queue
 	*httptest.Server
-	keys     *aws.KeyStore
-	mux      *aws.Mux
-	registry *lambda.Registry
-	archives *gatedArchives
-	logs     *syncBuffer
+	keys       *aws.KeyStore
+	identities *iam.Registry
+	mux        *aws.Mux
+	registry   *lambda.Registry
+	archives   *gatedArchives
+	logs       *syncBuffer
 
 	mu     sync.Mutex
 	answer func(*lambdad.Invocation) (*lambdad.Response, error)
@@ -143,12 +145,26 @@ func (b *syncBuffer) String() string {
 func newServer(t testing.TB, opts aws.Options) *server {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &server{keys: aws.NewKeyStore(), events: mem.NewQueue(), provisioned: map[*lambdad.Version]int{}, logs: &syncBuffer{}}
+	identities, err := iam.NewRegistry(ctx, mem.NewStore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := identities.Begin(ctx, account, []string{role}); err != nil {
+		t.Fatal(err)
+	}
+	var directory aws.Directory = identities
+	if opts.Auth == aws.Any {
+		directory = identities.Lenient()
+	}
+	keys, err := aws.OpenKeyStore(t.TempDir(), directory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{keys: keys, identities: identities, events: mem.NewQueue(), provisioned: map[*lambdad.Version]int{}, logs: &syncBuffer{}}
 	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.answers(func(inv *lambdad.Invocation) (*lambdad.Response, error) {
 		return &lambdad.Response{Payload: inv.Payload, ExecutedVersion: inv.Version.Number}, nil
 	})
-	var err error
 	if s.registry, err = lambda.NewRegistry(ctx, lambda.RegistryConfig{Store: mem.NewStore(), Logger: log}); err != nil {
 		t.Fatal(err)
 	}
@@ -162,10 +178,12 @@ func newServer(t testing.TB, opts aws.Options) *server {
 		Architectures:  []string{"x86_64", "arm64"},
 		Objects:        objects{},
 		Images:         oneImage{},
+		Roles:          directory,
 		Logger:         log,
 	})
 	opts.Logger = log
-	s.mux = aws.NewMux(s.keys, opts, functions, sts.New())
+	s.mux = aws.NewMux(s.keys, opts, functions, iam.New(iam.Config{Registry: identities, Logger: log}),
+		sts.New(sts.Config{Keys: s.keys, Roles: directory, Policy: identities.Document}))
 	s.Server = httptest.NewServer(s.mux)
 	var wg sync.WaitGroup
 	for _, run := range []func(context.Context) error{s.registry.Run, functions.Run} {
@@ -259,7 +277,7 @@ func zipOf(t testing.TB, files map[string]string) []byte {
 
 // newSandboxServer serves what s serves, as a listener inside a sandbox does.
 func newSandboxServer(t testing.TB, s *server) *server {
-	inside := &server{keys: s.keys, Server: httptest.NewServer(s.mux.Sandbox())}
+	inside := &server{keys: s.keys, Server: httptest.NewServer(s.mux.Sandbox("0123"))}
 	t.Cleanup(inside.Close)
 	return inside
 }

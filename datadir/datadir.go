@@ -354,6 +354,12 @@ func (d *Dir) Logs() string { return filepath.Join(d.path, "logs") }
 // Metrics returns the directory of metrics.
 func (d *Dir) Metrics() string { return filepath.Join(d.path, "metrics") }
 
+// Audit returns the directory of the log of calls.
+func (d *Dir) Audit() string { return AuditDir(d.path) }
+
+// AuditDir returns the directory of the log of calls in a data directory.
+func AuditDir(path string) string { return filepath.Join(path, "audit") }
+
 // Run returns the scratch directory. What a killed server left there, mounts
 // perhaps included, is swept by the packages that make it.
 func (d *Dir) Run() string { return filepath.Join(d.path, "run") }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lambdad/lambdad"
 )
 
 // runtimeOnly are variables that extensions must not see: they tell by them
@@ -17,8 +19,19 @@ var runtimeOnly = []string{
 }
 
 // environ makes the variables of a process of this environment.
-func (e *Environment) environ(extension bool, api string) []string {
-	return environ(&e.cfg, e.cfg.Sandbox.Path, extension, api, e.endpoint, e.logStream)
+func (e *Environment) environ(c lambdad.Credentials, extension bool, api string) []string {
+	return environ(&e.cfg, e.cfg.Sandbox.Path, c, extension, api, e.endpoint, e.logStream)
+}
+
+// credentials makes those of a process that is about to start.
+func (e *Environment) credentials(name string, extension bool) lambdad.Credentials {
+	switch {
+	case e.cfg.Credentials == nil:
+		return lambdad.Credentials{}
+	case extension:
+		return e.cfg.Credentials("extension/" + name)
+	}
+	return e.cfg.Credentials("runtime")
 }
 
 // Explained are the variables that a process of an environment would get whose
@@ -31,13 +44,17 @@ func Explained(cfg Config, extension bool) []string {
 	if cfg.Endpoint != nil {
 		endpoint = "http://" + endpointAddress
 	}
-	return environ(&cfg, func(p string) string { return p }, extension, runtimeAPIAddress, endpoint, cfg.LogStream)
+	var c lambdad.Credentials
+	if cfg.Credentials != nil {
+		c = cfg.Credentials("")
+	}
+	return environ(&cfg, func(p string) string { return p }, c, extension, runtimeAPIAddress, endpoint, cfg.LogStream)
 }
 
 // environ makes the variables of a process: defaults that the function may
 // override, what its runtime adds, the function's own, and over them what the
 // platform says. path is where the sandbox has one of its paths.
-func environ(cfg *Config, path func(string) string, extension bool, api, endpoint, logStream string) []string {
+func environ(cfg *Config, path func(string) string, c lambdad.Credentials, extension bool, api, endpoint, logStream string) []string {
 	v := cfg.Version
 	env := map[string]string{
 		"LANG":                     "en_US.UTF-8",
@@ -71,9 +88,9 @@ func environ(cfg *Config, path func(string) string, extension bool, api, endpoin
 		"AWS_LAMBDA_INITIALIZATION_TYPE":  cfg.InitType,
 		"AWS_REGION":                      v.Region,
 		"AWS_DEFAULT_REGION":              v.Region,
-		"AWS_ACCESS_KEY_ID":               cfg.Credentials.AccessKeyID,
-		"AWS_SECRET_ACCESS_KEY":           cfg.Credentials.SecretAccessKey,
-		"AWS_SESSION_TOKEN":               cfg.Credentials.SessionToken,
+		"AWS_ACCESS_KEY_ID":               c.AccessKeyID,
+		"AWS_SECRET_ACCESS_KEY":           c.SecretAccessKey,
+		"AWS_SESSION_TOKEN":               c.SessionToken,
 		"AWS_LAMBDA_LOG_GROUP_NAME":       v.LogGroup(),
 		"AWS_LAMBDA_LOG_STREAM_NAME":      logStream,
 		"LAMBDA_TASK_ROOT":                path("/var/task"),

@@ -82,8 +82,9 @@ type Config struct {
 	Stream *telemetry.Stream
 	// LogStream is the name of the log stream; "": as Version.LogStream makes it now.
 	LogStream string
-	// Credentials are given to all processes.
-	Credentials lambdad.Credentials
+	// Credentials makes those of a process each time it is started; the party is
+	// runtime or extension/<name>. nil: processes have none.
+	Credentials func(party string) lambdad.Credentials
 	// Endpoint is the AWS endpoint served inside the sandbox; nil: none.
 	Endpoint http.Handler
 	// InitType is AWS_LAMBDA_INITIALIZATION_TYPE; "": on-demand. An environment of

@@ -140,7 +140,7 @@ func imageEnviron(env map[string]string, img *lambdad.Image) {
 
 // variable is one that the runtime process will have.
 func (e *Environment) variable(name string) string {
-	for _, kv := range e.environ(false, "") {
+	for _, kv := range e.environ(lambdad.Credentials{}, false, "") {
 		if v, ok := strings.CutPrefix(kv, name+"="); ok {
 			return v
 		}

@@ -177,7 +177,7 @@ func (e *Environment) start(ctx context.Context, g *generation, name string, pro
 	box := e.cfg.Sandbox
 	p := &party{name: name, external: external, begun: time.Now(), out: telemetry.NewLines(e.cfg.Stream, typ), err: telemetry.NewLines(e.cfg.Stream, typ)}
 	proc, err := box.Start(ctx, sandbox.Command{
-		Party: name, Path: box.Path(prog.path), Args: prog.args, Env: e.environ(external, g.address), Dir: box.Path(prog.dir),
+		Party: name, Path: box.Path(prog.path), Args: prog.args, Env: e.environ(e.credentials(name, external), external, g.address), Dir: box.Path(prog.dir),
 		Stdout: p.out, Stderr: p.err,
 	})
 	if err != nil {

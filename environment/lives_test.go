@@ -728,7 +728,9 @@ func TestEnvironmentVariables(t *testing.T) {
 		v.Logging = lambdad.Logging{Format: "JSON", ApplicationLevel: "WARN", Group: "/g"}
 		c.Version = v
 		c.RuntimeEnv = map[string]string{"AWS_EXECUTION_ENV": "AWS_Lambda_python3.13", "PYTHONPATH": "/var/runtime"}
-		c.Credentials = lambdad.Credentials{AccessKeyID: "AKID", SecretAccessKey: "s", SessionToken: "t"}
+		c.Credentials = func(party string) lambdad.Credentials {
+			return lambdad.Credentials{AccessKeyID: "AKID-" + party, SecretAccessKey: "s", SessionToken: "t"}
+		}
 		c.LogStream = "stream"
 		c.Endpoint = http.NotFoundHandler()
 	}, func(l *life) {
@@ -736,7 +738,7 @@ func TestEnvironmentVariables(t *testing.T) {
 		both := map[string]string{
 			"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001", "AWS_LAMBDA_FUNCTION_NAME": "hello", "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
 			"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1",
-			"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t",
+			"AWS_ACCESS_KEY_ID": "AKID-extension/ext", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t",
 			"AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand", "AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": "WARN",
 			"LANG": "C", "TZ": ":UTC", "PATH": "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin",
 			"LD_LIBRARY_PATH":  "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
@@ -746,7 +748,7 @@ func TestEnvironmentVariables(t *testing.T) {
 			t.Errorf("extension\n got %v\nwant %v", extensionVars, both)
 		}
 		for k, v := range map[string]string{
-			"_MINE": "2", "_HANDLER": "h", "LAMBDA_TASK_ROOT": "/var/task", "LAMBDA_RUNTIME_DIR": "/var/runtime",
+			"_MINE": "2", "_HANDLER": "h", "AWS_ACCESS_KEY_ID": "AKID-runtime", "LAMBDA_TASK_ROOT": "/var/task", "LAMBDA_RUNTIME_DIR": "/var/runtime",
 			"AWS_EXECUTION_ENV": "AWS_Lambda_python3.13", "AWS_LAMBDA_LOG_GROUP_NAME": "/g", "AWS_LAMBDA_LOG_STREAM_NAME": "stream",
 			"AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR", "AWS_XRAY_DAEMON_ADDRESS": "1.2.3.4:5",
 			"_AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1", "_AWS_XRAY_DAEMON_PORT": "2000", "(dir)": "/var/task",

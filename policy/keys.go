@@ -3,13 +3,19 @@ package policy
 import "strings"
 
 // A KeySet is Keys as a map from names in lower case to values, above the keys that
-// every service of AWS has.
+// every service of AWS has. A name that ends with /* says that all keys of that
+// family, such as aws:requesttag/, are known.
 type KeySet map[string][]string
 
 // Values implements Keys.
 func (k KeySet) Values(key string) (values []string, known bool) {
 	if v, ok := k[key]; ok {
 		return v, true
+	}
+	if i := strings.IndexByte(key, '/'); i > 0 {
+		if _, ok := k[key[:i]+"/*"]; ok {
+			return nil, true
+		}
 	}
 	return nil, KnownKey(key)
 }

@@ -57,14 +57,6 @@ type Principal struct {
 	Root bool
 }
 
-// keyARN is aws:PrincipalArn.
-func (p *Principal) keyARN() string {
-	if p.Role != "" {
-		return p.Role
-	}
-	return p.ARN
-}
-
 // Keys are the condition keys of a request.
 type Keys interface {
 	// Values returns the values of a key, whose name is in lower case. None means

@@ -51,9 +51,12 @@ type Config struct {
 	// MemoryBudget; 0: a tenth of it, at most 2 GiB.
 	HostReserve int64
 
-	// Credentials makes those of one environment and returns how to revoke them;
-	// nil: environments have none.
-	Credentials func(v *lambdad.Version, environmentID string) (lambdad.Credentials, func())
+	// Credentials returns what makes those of one environment, and how to revoke
+	// them; nil: environments have none.
+	Credentials func(v *lambdad.Version, environmentID string) (mint func(party string) lambdad.Credentials, revoke func())
+	// MaxAge retires an environment that is so old when it becomes idle, so that
+	// none outlives its credentials; 0: 11 hours.
+	MaxAge time.Duration
 	// Endpoint answers AWS requests from inside an environment; nil: none does.
 	Endpoint func(environmentID string) http.Handler
 	// Egress says what the environments of a version reach outside, within what

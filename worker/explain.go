@@ -172,7 +172,9 @@ func (w *Local) explained(v *lambdad.Version, runtimeEnv map[string]string) envi
 	cfg := environment.Config{Version: v, RuntimeEnv: runtimeEnv, LogStream: "(chosen when it starts)"}
 	if w.cfg.Credentials != nil {
 		const minted = "(made for each environment)"
-		cfg.Credentials = lambdad.Credentials{AccessKeyID: minted, SecretAccessKey: minted, SessionToken: minted}
+		cfg.Credentials = func(string) lambdad.Credentials {
+			return lambdad.Credentials{AccessKeyID: minted, SecretAccessKey: minted, SessionToken: minted}
+		}
 	}
 	if w.cfg.Endpoint != nil {
 		cfg.Endpoint = http.NotFoundHandler()

@@ -117,7 +117,7 @@ type credentials struct {
 	made  int
 }
 
-func (c *credentials) mint(_ *lambdad.Version, environment string) (lambdad.Credentials, func()) {
+func (c *credentials) mint(_ *lambdad.Version, environment string) (func(string) lambdad.Credentials, func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.valid == nil {
@@ -125,11 +125,13 @@ func (c *credentials) mint(_ *lambdad.Version, environment string) (lambdad.Cred
 	}
 	c.valid[environment] = true
 	c.made++
-	return lambdad.Credentials{AccessKeyID: "ASIA" + environment[:16], SecretAccessKey: "s", SessionToken: "t"}, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.valid, environment)
-	}
+	return func(string) lambdad.Credentials {
+			return lambdad.Credentials{AccessKeyID: "ASIA" + environment[:16], SecretAccessKey: "s", SessionToken: "t"}
+		}, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			delete(c.valid, environment)
+		}
 }
 
 // A rig is a worker on the fake driver with everything around it.

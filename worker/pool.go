@@ -270,7 +270,8 @@ func (w *Local) free(inst *instance) {
 	case len(p.waiting) > 0:
 		inst.claim()
 		w.deliver(p, result{inst: inst, use: inst.uses})
-	case p.retired || w.draining || w.plain && othersWait(p) || inst.ahead && p.ahead.living > p.ahead.target:
+	case p.retired || w.draining || w.plain && othersWait(p) || inst.ahead && p.ahead.living > p.ahead.target,
+		time.Since(inst.since) > w.cfg.MaxAge:
 		w.end(inst)
 	default:
 		inst.state = idle

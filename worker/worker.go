@@ -168,6 +168,9 @@ func newLocal(cfg Config) *Local {
 }
 
 func (c Config) withDefaults() Config {
+	if c.MaxAge <= 0 {
+		c.MaxAge = 11 * time.Hour
+	}
 	if c.IdleTimeout <= 0 {
 		c.IdleTimeout = 5 * time.Minute
 	}
@@ -567,8 +570,8 @@ func (w *Local) kick() {
 	}
 }
 
-// retireIdle ends what has been idle for the idle timeout and returns when to
-// look again.
+// retireIdle ends what has been idle for the idle timeout, or is too old, and
+// returns when to look again.
 func (w *Local) retireIdle() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -578,6 +581,11 @@ func (w *Local) retireIdle() time.Duration {
 	}
 	if w.short {
 		next = min(next, shortPeriod)
+	}
+	for inst := range w.instances {
+		if inst.state == idle && time.Since(inst.since) > w.cfg.MaxAge {
+			w.end(inst)
+		}
 	}
 	next = w.aheadDue(next)
 	for {

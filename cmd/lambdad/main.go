@@ -48,6 +48,8 @@ func commands() []command {
 		{"explain", "[flags] FUNCTION", "show command lines, variables, mounts and the origin of files of a function's environments", explainCommand},
 		{"layer", "import [flags] [ARN|ZIP|DIR]", "import a layer that was published elsewhere, under its ARN", layerCommand},
 		{"runtime", "list|add|remove [flags]", "list what functions can run on here, get what a runtime needs, or make it an image", runtimeCommand},
+		{"audit", "[flags]", "show who called what on the endpoint: users, functions, their extensions", auditCommand},
+		{"iam", "explain [flags]", "say which statement of which policy allows or denies a call", iamCommand},
 		{"doctor", "[flags]", "say which promises hold on this host, and what cures the others", doctorCommand},
 		{"version", "", "print the version", versionCommand},
 	}

@@ -40,7 +40,7 @@ type nodeConfig struct {
 	Versions frontend.Versions
 	Paths    paths
 	// Credentials makes those of an environment; nil gives them none.
-	Credentials func(v *lambdad.Version, environment string) (lambdad.Credentials, func())
+	Credentials func(v *lambdad.Version, environment string) (mint func(party string) lambdad.Credentials, revoke func())
 	// Endpoint answers AWS requests from inside an environment; nil has none.
 	Endpoint func(environment string) http.Handler
 	// Reserve says why no environment may be made now, such as a full disk.

@@ -27,15 +27,18 @@ import (
 	"github.com/lambdad/lambdad/logstore"
 	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/nats"
+	"github.com/lambdad/lambdad/policy"
 	"github.com/lambdad/lambdad/poller"
 	cloudwatchservice "github.com/lambdad/lambdad/service/cloudwatch"
 	logsservice "github.com/lambdad/lambdad/service/cloudwatchlogs"
 	ecrservice "github.com/lambdad/lambdad/service/ecr"
+	iamservice "github.com/lambdad/lambdad/service/iam"
 	lambdaservice "github.com/lambdad/lambdad/service/lambda"
 	s3service "github.com/lambdad/lambdad/service/s3"
 	stsservice "github.com/lambdad/lambdad/service/sts"
 	"github.com/lambdad/lambdad/telemetry"
 	"github.com/lambdad/lambdad/tracing"
+	"github.com/lambdad/lambdad/trail"
 )
 
 // account is every key's account until there are more.
@@ -82,10 +85,6 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		return err
 	}
 	undo.push(func() error { return ignoreClosed(listener.Close()) })
-	keys, err := aws.OpenKeyStore(dir.Path())
-	if err != nil {
-		return err
-	}
 	blobs, err := files.Open(files.Config{Dir: dir.Blobs(), Reserve: int64(cfg.DiskReserve) << 20, Logger: log})
 	if err != nil {
 		return err
@@ -114,6 +113,26 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		}
 		otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("spans could not be sent", "endpoint", cfg.OTLPEndpoint, "err", err) }))
 		undo.push(func() error { return endTraces(ctx, spans, log) })
+	}
+	auth, err := aws.ParseAuthMode(cfg.Auth)
+	if err != nil {
+		return err
+	}
+	identities, err := iamservice.NewRegistry(ctx, engine.Store())
+	if err != nil {
+		return err
+	}
+	var directory aws.Directory = identities
+	if auth == aws.Any {
+		directory = identities.Lenient()
+	}
+	keys, err := aws.OpenKeyStore(dir.Path(), directory)
+	if err != nil {
+		return err
+	}
+	audit, err := trail.Open(trail.Config{Dir: dir.Audit(), Logger: log})
+	if err != nil {
+		return err
 	}
 	reserve := func() error { return diskReserve(dir, int64(cfg.DiskReserve)<<20) }
 	images, err := openImages(dir, cfg, reserve, log)
@@ -152,6 +171,9 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := identities.Begin(ctx, account, registry.Roles(account)); err != nil {
+		return err
+	}
 	readers := []sinks{lives.sinks, ledger.Sinks, measured(recorder, measures)}
 	if spans != nil {
 		readers = append(readers, traced(spans))
@@ -160,7 +182,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Config: cfg, HostID: dir.ID(), Blobs: blobs, Images: images, Versions: registry, Logs: logs,
 		Paths:       paths{code: dir.Code(), run: dir.Run(), runtimes: dir.Runtimes()},
 		Credentials: keys.Mint,
-		Endpoint:    func(string) http.Handler { return mux.Sandbox() },
+		Endpoint:    func(environment string) http.Handler { return mux.Sandbox(environment) },
 		Reserve:     reserve,
 		Events:      engine.Queue(),
 		Sinks:       readers,
@@ -172,10 +194,6 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	}
 	undo.push(n.close)
 	s3API, err := s3service.New(ctx, s3service.Config{Store: engine.Store(), Blobs: objects, Logger: log})
-	if err != nil {
-		return err
-	}
-	auth, err := aws.ParseAuthMode(cfg.Auth)
 	if err != nil {
 		return err
 	}
@@ -207,20 +225,21 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 			}
 			return r.VersionID, nil
 		},
-		Reserve: reserve, Concurrency: concurrencyLimit, Logger: log,
+		Roles: directory, Reserve: reserve, Concurrency: concurrencyLimit, Logger: log,
 	})
 
 	var draining atomic.Bool
 	logsAPI := logsservice.New(logsservice.Config{Store: logs, Line: measures.Line, Done: ctx.Done()})
 	mux = aws.NewMux(keys, aws.Options{
-		Auth: auth, Region: cfg.Region, Logger: log, Version: version,
+		Auth: auth, Region: cfg.Region, Logger: log, Version: version, Access: audit.Record,
 		Ready: func() error {
 			if draining.Load() {
 				return errors.New("stopping")
 			}
 			return nil
 		},
-	}, lambdaAPI, cloudwatchservice.New(measures, nil), ecrAPI, s3API, stsservice.New(), logsAPI)
+	}, lambdaAPI, cloudwatchservice.New(measures, nil), ecrAPI, s3API, iamservice.New(iamservice.Config{Registry: identities, Logger: log}),
+		stsservice.New(stsservice.Config{Keys: keys, Roles: directory, Policy: identities.Document}), logsAPI)
 	server := &http.Server{
 		Handler:           withOperatorsPage(mux, operatorsPage(n, recorder, measures)),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -228,6 +247,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 
+	group.Go(func() error { return audit.Run(background) })
 	group.Go(func() error { return registry.Run(background) })
 	group.Go(func() error { return lambdaAPI.Run(background) })
 	group.Go(func() error { return collectImages(background, images, registry, ecrAPI, n.runtimes, log) })
@@ -245,6 +265,9 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 			"POST /layers":   serveLayers(lambdaAPI),
 			"POST /runtimes": serveRuntimes(n.runtimes, images, finder),
 			"/bill":          serveBill(ledger, account, cfg.Region),
+			"/iam/explain": explainPolicies(identities, func(arn string) *policy.Document {
+				return lambdaAPI.ResourcePolicy(nil, arn)
+			}),
 			"/explain": explainer(func(ctx context.Context, function, qualifier string) (lambdad.Target, error) {
 				return registry.Resolve(ctx, account, cfg.Region, function, qualifier)
 			}, n.worker.Explain),

@@ -84,7 +84,7 @@ func demo(ctx context.Context, binary, extension string) (err error) {
 		FunctionName: aws.String("hello"),
 		Runtime:      types.Runtime(server.python),
 		Handler:      aws.String("lambda_function.lambda_handler"),
-		Role:         aws.String("arn:aws:iam::000000000000:role/demo"),
+		Role:         aws.String("arn:aws:iam::000000000000:role/any"),
 		Code:         &types.FunctionCode{ZipFile: code},
 		Layers:       []string{*published.LayerVersionArn},
 		Timeout:      aws.Int32(10),

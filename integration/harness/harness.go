@@ -332,7 +332,7 @@ func (s *Server) Create(ctx context.Context, name string, change func(*lambda.Cr
 		FunctionName: aws.String(name),
 		Runtime:      types.RuntimeProvidedal2023,
 		Handler:      aws.String("bootstrap"),
-		Role:         aws.String("arn:aws:iam::000000000000:role/test"),
+		Role:         aws.String("arn:aws:iam::000000000000:role/any"),
 		Code:         &types.FunctionCode{ZipFile: ZipOf(s.t, "bootstrap", Program(s.t, "bootstrap"))},
 		Timeout:      aws.Int32(30),
 	}

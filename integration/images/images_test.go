@@ -193,7 +193,7 @@ func push(t testing.TB, s *harness.Server, repo, tag string, img v1.Image) (uri,
 func create(ctx context.Context, t testing.TB, s *harness.Server, name, uri string, config *types.ImageConfig) (*lambda.CreateFunctionOutput, error) {
 	out, err := s.Client.CreateFunction(ctx, &lambda.CreateFunctionInput{
 		FunctionName: &name, PackageType: types.PackageTypeImage, Code: &types.FunctionCode{ImageUri: &uri},
-		Role: aws.String("arn:aws:iam::000000000000:role/lambda"), MemorySize: aws.Int32(256), Timeout: aws.Int32(10), ImageConfig: config,
+		Role: aws.String("arn:aws:iam::000000000000:role/any"), MemorySize: aws.Int32(256), Timeout: aws.Int32(10), ImageConfig: config,
 		Environment: &types.Environment{Variables: map[string]string{"OVER": "function", "OWN": "1"}},
 	})
 	return out, err

@@ -41,7 +41,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.store = store
-	keys, err := aws.OpenKeyStore(t.TempDir())
+	keys, err := aws.OpenKeyStore(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -119,8 +119,16 @@ func (s *Service) createFunction(c *call, in *CreateFunctionRequest) (any, error
 	if err := checkTotal(info.Unzipped, cfg.Layers); err != nil {
 		return nil, err
 	}
+	if err := s.checkRole(c, cfg.Role, ref); err != nil {
+		return nil, err
+	}
 	if err := checkTags(nil, in.Tags); err != nil {
 		return nil, err
+	}
+	if len(in.Tags) > 0 {
+		if err := c.Authorize("lambda:TagResource", ref.arn(), nil, nil); err != nil {
+			return nil, err
+		}
 	}
 	if s.Registry.function(ref) != nil {
 		return nil, lambdad.Errorf("ResourceConflictException", "Function already exist: %s", ref.name)
@@ -308,10 +316,10 @@ func (s *Service) setLayers(c *call, cfg *configRecord, arns []string) error {
 	}
 	layers := make([]archiveRecord, len(arns))
 	for i, ref := range refs {
-		if ref.account != c.Identity.Account && s.Registry.imported(ref) == nil && s.attached(cfg, arns[i]).ARN == "" {
-			return lambdad.Errorf("AccessDeniedException",
-				"User: %s is not authorized to perform: lambda:GetLayerVersion on resource: %s because no resource-based policy allows the lambda:GetLayerVersion action",
-				c.Identity.ARN, arns[i])
+		if s.Registry.imported(ref) == nil && s.attached(cfg, arns[i]).ARN == "" {
+			if err := c.Authorize("lambda:GetLayerVersion", arns[i], s.ResourcePolicy(c.Request, arns[i]), nil); err != nil {
+				return err
+			}
 		}
 		if layers[i] = s.attached(cfg, arns[i]); layers[i].ARN != "" {
 			continue
@@ -715,6 +723,11 @@ func (s *Service) updateFunctionConfiguration(c *call, in *UpdateFunctionConfigu
 	})
 	if err != nil {
 		return nil, err
+	}
+	if in.Role != nil {
+		if err := s.checkRole(c, *in.Role, ref); err != nil {
+			return nil, err
+		}
 	}
 	s.pullLayers(c, in.Layers)
 	return s.change(c, ref, func(rec *functionRecord) error {

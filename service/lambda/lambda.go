@@ -16,7 +16,6 @@
 package lambda
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -80,6 +79,9 @@ type Config struct {
 	Architectures []string
 	// Reserve returns why no new archive can be stored now, or nil. Default: nil.
 	Reserve func() error
+	// Roles finds the roles that functions name: they must exist and trust
+	// lambda.amazonaws.com. Default: roles are not looked at.
+	Roles aws.Directory
 	// Concurrency is the account's concurrency limit. Default 1000.
 	Concurrency int64
 	Logger      *slog.Logger     // default: discard
@@ -93,6 +95,9 @@ type Service struct {
 	router   *aws.Router
 	handlers map[string]handler
 	linkKey  []byte // signs download locations
+
+	policiesMu sync.Mutex // guards policies
+	policies   map[string]parsedPolicy
 
 	mu    sync.Mutex // guards queue
 	queue []functionRef
@@ -131,6 +136,7 @@ func New(cfg Config) *Service {
 	s := &Service{
 		Config: cfg, router: aws.NewRouter(routes), handlers: handlers(),
 		linkKey: make([]byte, 32), wake: make(chan struct{}, 1),
+		policies: map[string]parsedPolicy{},
 	}
 	rand.Read(s.linkKey)
 	for _, ref := range cfg.Registry.unsettled() {
@@ -193,29 +199,6 @@ func (s *Service) Route(r *aws.Request) error {
 		r.Action = "lambda:" + r.Operation
 	}
 	return nil
-}
-
-// Resource implements aws.ResourceNamer.
-func (s *Service) Resource(r *aws.Request) string {
-	m, ok := r.Route.(*aws.Match)
-	if !ok {
-		return "*"
-	}
-	c := &call{Request: r, match: m}
-	if name := m.Param("FunctionName"); name != "" {
-		ref, ok := parseFunctionRef(name)
-		if !ok {
-			return "*"
-		}
-		ref.region, ref.account = cmp.Or(ref.region, r.Region), cmp.Or(ref.account, r.Identity.Account)
-		return ref.arn()
-	}
-	if name := m.Param("LayerName"); name != "" {
-		if ref, ok := parseLayerRef(c, name); ok {
-			return ref.arn()
-		}
-	}
-	return "*"
 }
 
 // ServeAWS implements aws.Service.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lambdad/lambdad"
@@ -28,9 +29,14 @@ func layerOf(c *call, name string) (layerRef, error) {
 		return ref, errNoResource
 	}
 	if ref.account != c.Identity.Account {
-		return ref, lambdad.Errorf("AccessDeniedException",
-			"User: %s is not authorized to perform: %s on resource: %s because no resource-based policy allows the %s action",
-			c.Identity.ARN, c.Action, ref.arn(), c.Action)
+		if n, err := strconv.ParseInt(c.match.Param("VersionNumber"), 10, 64); err == nil && ref.version == 0 {
+			ref.version = n
+		}
+		arn := ref.arn()
+		if ref.version > 0 {
+			arn = ref.versionARN()
+		}
+		return ref, c.AuthorizeForeign(arn)
 	}
 	return ref, nil
 }

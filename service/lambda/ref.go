@@ -201,9 +201,7 @@ func resolveRef(c *call, name string, qualifier *string) (functionRef, error) {
 		if c.Operation == "CreateFunction" {
 			return ref, &lambdad.Error{Code: "AccessDeniedException"}
 		}
-		return ref, lambdad.Errorf("AccessDeniedException",
-			"User: %s is not authorized to perform: %s on resource: %s because no resource-based policy allows the %s action",
-			c.Identity.ARN, c.Action, ref.arn(), c.Action)
+		return ref, c.AuthorizeForeign(ref.arn())
 	}
 	return ref, nil
 }

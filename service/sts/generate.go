@@ -1,3 +1,3 @@
 package sts
 
-//go:generate go run ../../aws/model/gen -model ../../aws/model/sts.json -package sts -operations GetCallerIdentity -o shapes_gen.go
+//go:generate go run ../../aws/model/gen -model ../../aws/model/sts.json -package sts -operations GetCallerIdentity,AssumeRole,GetSessionToken -o shapes_gen.go

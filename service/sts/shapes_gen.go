@@ -54,3 +54,147 @@ type GetCallerIdentityResponse struct {
 	Account *string `json:"Account,omitzero"`
 	Arn     *string `json:"Arn,omitzero"`
 }
+
+// AssumeRoleRequest is a shape of the model.
+type AssumeRoleRequest struct {
+	RoleArn           *string                `json:"RoleArn,omitzero"`
+	RoleSessionName   *string                `json:"RoleSessionName,omitzero"`
+	PolicyArns        []PolicyDescriptorType `json:"PolicyArns,omitzero"`
+	Policy            *string                `json:"Policy,omitzero"`
+	DurationSeconds   *int64                 `json:"DurationSeconds,omitzero"`
+	Tags              []Tag                  `json:"Tags,omitzero"`
+	TransitiveTagKeys []string               `json:"TransitiveTagKeys,omitzero"`
+	ExternalId        *string                `json:"ExternalId,omitzero"`
+	SerialNumber      *string                `json:"SerialNumber,omitzero"`
+	TokenCode         *string                `json:"TokenCode,omitzero"`
+	SourceIdentity    *string                `json:"SourceIdentity,omitzero"`
+	ProvidedContexts  []ProvidedContext      `json:"ProvidedContexts,omitzero"`
+}
+
+var assumeRoleRequestRoleArn = aws.Constraint{Min: new(float64(20)), Max: new(float64(2048)), Pattern: aws.NewPattern(`[\u0009\u000A\u000D\u0020-\u007E\u0085\u00A0-\uD7FF\uE000-\uFFFD\u10000-\u10FFFF]+`, `[\x{0009}\x{000A}\x{000D}\x{0020}-\x{007E}\x{0085}\x{00A0}-\x{D7FF}\x{E000}-\x{FFFD}\x{10000}-\x{10FFFF}]+`)}
+var assumeRoleRequestRoleSessionName = aws.Constraint{Min: new(float64(2)), Max: new(float64(64)), Pattern: aws.NewPattern(`[\w+=,.@-]*`, "")}
+var assumeRoleRequestPolicy = aws.Constraint{Min: new(float64(1)), Pattern: aws.NewPattern(`[\u0009\u000A\u000D\u0020-\u00FF]+`, `[\x{0009}\x{000A}\x{000D}\x{0020}-\x{00FF}]+`)}
+var assumeRoleRequestDurationSeconds = aws.Constraint{Min: new(float64(900)), Max: new(float64(43200))}
+var assumeRoleRequestTags = aws.Constraint{Max: new(float64(50))}
+var assumeRoleRequestTransitiveTagKeys = aws.Constraint{Max: new(float64(50)), Element: &aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`[\p{L}\p{Z}\p{N}_.:/=+\-@]+`, "")}}
+var assumeRoleRequestExternalId = aws.Constraint{Min: new(float64(2)), Max: new(float64(1224)), Pattern: aws.NewPattern(`[\w+=,.@:\/-]*`, "")}
+var assumeRoleRequestSerialNumber = aws.Constraint{Min: new(float64(9)), Max: new(float64(256)), Pattern: aws.NewPattern(`[\w+=/:,.@-]*`, "")}
+var assumeRoleRequestTokenCode = aws.Constraint{Min: new(float64(6)), Max: new(float64(6)), Pattern: aws.NewPattern(`[\d]*`, "")}
+var assumeRoleRequestSourceIdentity = aws.Constraint{Min: new(float64(2)), Max: new(float64(64)), Pattern: aws.NewPattern(`[\w+=,.@-]*`, "")}
+var assumeRoleRequestProvidedContexts = aws.Constraint{Min: new(float64(1)), Max: new(float64(5))}
+
+// Validate implements aws.Input.
+func (r *AssumeRoleRequest) Validate(v *aws.Validator) {
+	v.Required("roleArn", r.RoleArn != nil)
+	v.String("roleArn", r.RoleArn, &assumeRoleRequestRoleArn)
+	v.Required("roleSessionName", r.RoleSessionName != nil)
+	v.String("roleSessionName", r.RoleSessionName, &assumeRoleRequestRoleSessionName)
+	for i := range r.PolicyArns {
+		r.PolicyArns[i].validate(v, aws.ElementPath("policyArns", i))
+	}
+	v.String("policy", r.Policy, &assumeRoleRequestPolicy)
+	v.Int("durationSeconds", r.DurationSeconds, &assumeRoleRequestDurationSeconds)
+	if r.Tags != nil {
+		v.Length("tags", "[...]", len(r.Tags), &assumeRoleRequestTags)
+	}
+	for i := range r.Tags {
+		r.Tags[i].validate(v, aws.ElementPath("tags", i))
+	}
+	v.Strings("transitiveTagKeys", r.TransitiveTagKeys, &assumeRoleRequestTransitiveTagKeys)
+	v.String("externalId", r.ExternalId, &assumeRoleRequestExternalId)
+	v.String("serialNumber", r.SerialNumber, &assumeRoleRequestSerialNumber)
+	v.String("tokenCode", r.TokenCode, &assumeRoleRequestTokenCode)
+	v.String("sourceIdentity", r.SourceIdentity, &assumeRoleRequestSourceIdentity)
+	if r.ProvidedContexts != nil {
+		v.Length("providedContexts", "[...]", len(r.ProvidedContexts), &assumeRoleRequestProvidedContexts)
+	}
+	for i := range r.ProvidedContexts {
+		r.ProvidedContexts[i].validate(v, aws.ElementPath("providedContexts", i))
+	}
+}
+
+// PolicyDescriptorType is a shape of the model.
+type PolicyDescriptorType struct {
+	Arn *string `json:"arn,omitzero"`
+}
+
+var policyDescriptorTypeArn = aws.Constraint{Min: new(float64(20)), Max: new(float64(2048)), Pattern: aws.NewPattern(`[\u0009\u000A\u000D\u0020-\u007E\u0085\u00A0-\uD7FF\uE000-\uFFFD\u10000-\u10FFFF]+`, `[\x{0009}\x{000A}\x{000D}\x{0020}-\x{007E}\x{0085}\x{00A0}-\x{D7FF}\x{E000}-\x{FFFD}\x{10000}-\x{10FFFF}]+`)}
+
+func (r *PolicyDescriptorType) validate(v *aws.Validator, at string) {
+	v.String(at+"arn", r.Arn, &policyDescriptorTypeArn)
+}
+
+// Tag is a shape of the model.
+type Tag struct {
+	Key   *string `json:"Key,omitzero"`
+	Value *string `json:"Value,omitzero"`
+}
+
+var tagKey = aws.Constraint{Min: new(float64(1)), Max: new(float64(128)), Pattern: aws.NewPattern(`[\p{L}\p{Z}\p{N}_.:/=+\-@]+`, "")}
+var tagValue = aws.Constraint{Min: new(float64(0)), Max: new(float64(256)), Pattern: aws.NewPattern(`[\p{L}\p{Z}\p{N}_.:/=+\-@]*`, "")}
+
+func (r *Tag) validate(v *aws.Validator, at string) {
+	v.Required(at+"key", r.Key != nil)
+	v.String(at+"key", r.Key, &tagKey)
+	v.Required(at+"value", r.Value != nil)
+	v.String(at+"value", r.Value, &tagValue)
+}
+
+// ProvidedContext is a shape of the model.
+type ProvidedContext struct {
+	ProviderArn      *string `json:"ProviderArn,omitzero"`
+	ContextAssertion *string `json:"ContextAssertion,omitzero"`
+}
+
+var providedContextProviderArn = aws.Constraint{Min: new(float64(20)), Max: new(float64(2048)), Pattern: aws.NewPattern(`[\u0009\u000A\u000D\u0020-\u007E\u0085\u00A0-\uD7FF\uE000-\uFFFD\u10000-\u10FFFF]+`, `[\x{0009}\x{000A}\x{000D}\x{0020}-\x{007E}\x{0085}\x{00A0}-\x{D7FF}\x{E000}-\x{FFFD}\x{10000}-\x{10FFFF}]+`)}
+var providedContextContextAssertion = aws.Constraint{Min: new(float64(4)), Max: new(float64(2048))}
+
+func (r *ProvidedContext) validate(v *aws.Validator, at string) {
+	v.String(at+"providerArn", r.ProviderArn, &providedContextProviderArn)
+	v.String(at+"contextAssertion", r.ContextAssertion, &providedContextContextAssertion)
+}
+
+// AssumeRoleResponse is a shape of the model.
+type AssumeRoleResponse struct {
+	Credentials      *Credentials     `json:"Credentials,omitzero"`
+	AssumedRoleUser  *AssumedRoleUser `json:"AssumedRoleUser,omitzero"`
+	PackedPolicySize *int64           `json:"PackedPolicySize,omitzero"`
+	SourceIdentity   *string          `json:"SourceIdentity,omitzero"`
+}
+
+// Credentials is a shape of the model.
+type Credentials struct {
+	AccessKeyId     *string        `json:"AccessKeyId,omitzero"`
+	SecretAccessKey *string        `json:"SecretAccessKey,omitzero"`
+	SessionToken    *string        `json:"SessionToken,omitzero"`
+	Expiration      *aws.Timestamp `json:"Expiration,omitzero"`
+}
+
+// AssumedRoleUser is a shape of the model.
+type AssumedRoleUser struct {
+	AssumedRoleId *string `json:"AssumedRoleId,omitzero"`
+	Arn           *string `json:"Arn,omitzero"`
+}
+
+// GetSessionTokenRequest is a shape of the model.
+type GetSessionTokenRequest struct {
+	DurationSeconds *int64  `json:"DurationSeconds,omitzero"`
+	SerialNumber    *string `json:"SerialNumber,omitzero"`
+	TokenCode       *string `json:"TokenCode,omitzero"`
+}
+
+var getSessionTokenRequestDurationSeconds = aws.Constraint{Min: new(float64(900)), Max: new(float64(129600))}
+var getSessionTokenRequestSerialNumber = aws.Constraint{Min: new(float64(9)), Max: new(float64(256)), Pattern: aws.NewPattern(`[\w+=/:,.@-]*`, "")}
+var getSessionTokenRequestTokenCode = aws.Constraint{Min: new(float64(6)), Max: new(float64(6)), Pattern: aws.NewPattern(`[\d]*`, "")}
+
+// Validate implements aws.Input.
+func (r *GetSessionTokenRequest) Validate(v *aws.Validator) {
+	v.Int("durationSeconds", r.DurationSeconds, &getSessionTokenRequestDurationSeconds)
+	v.String("serialNumber", r.SerialNumber, &getSessionTokenRequestSerialNumber)
+	v.String("tokenCode", r.TokenCode, &getSessionTokenRequestTokenCode)
+}
+
+// GetSessionTokenResponse is a shape of the model.
+type GetSessionTokenResponse struct {
+	Credentials *Credentials `json:"Credentials,omitzero"`
+}
