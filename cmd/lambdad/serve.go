@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -289,6 +290,8 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	}
 	banner(std.out, cfg, endpoint, n)
 	fmt.Fprintf(std.out, "ready in %d ms\n", time.Since(begin).Milliseconds())
+	// Reading the records leaves garbage, with many functions as much as is kept.
+	group.Go(func() error { debug.FreeOSMemory(); return nil })
 
 	select {
 	case <-ctx.Done():
