@@ -2,7 +2,7 @@
 // Debian cloud kernel under emulated QEMU (no KVM), with control groups v2 only, and
 // again with user namespaces switched off, and prints how each case went.
 //
-//	go run ./integration/vm [--kernel FILE.deb] [--all] [-v]
+//	go run ./integration/vm [--kernel FILE.deb] [--cases few|most|all] [-v]
 //
 // It needs apt, dpkg-deb, mkfs.ext4 and qemu-system-x86_64 (make test-packages). The
 // kernel's package is downloaded once, to the user's cache directory.
@@ -19,12 +19,14 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -37,12 +39,17 @@ type boot struct {
 	wants []string
 }
 
-func boots(all bool) []boot {
+func boots(cases string) []boot {
 	// What writes or repeats most takes an emulated processor minutes, and shows least
 	// about a kernel.
 	skip := " -test.skip=/(output|output_outlives_the_process|tmp_has_its_size|tmp_full|peak_memory|many|after_destroy|hostile_links|out_of_memory_in_a_child)$"
-	if all {
+	root, plain := "^(TestSandbox|TestRootlessKilled)$", "^TestSandbox$"
+	switch cases {
+	case "all":
 		skip = ""
+	case "few":
+		root = "^TestSandbox$/^(exit|trees|tmp|reset|freeze|destroy_while_frozen|throttled_loops_end|memory_limit|process_limit)$"
+		plain = "^TestSandbox$/^(exit|listen|trees|tmp|reset)$"
 	}
 	return []boot{
 		{
@@ -50,7 +57,7 @@ func boots(all bool) []boot {
 			cmdline: "cgroup_no_v1=all",
 			programs: []string{
 				"/lambdad doctor",
-				"/namespace.test -test.v -test.timeout=20m -test.run=^(TestSandbox|TestRootlessKilled)$" + skip,
+				"/namespace.test -test.v -test.timeout=20m -test.run=" + root + skip,
 			},
 			wants: []string{`isolation tier: root$`, `^guest: /namespace.test: exit status 0$`},
 		},
@@ -59,7 +66,7 @@ func boots(all bool) []boot {
 			cmdline: "cgroup_no_v1=all guest.user/max_user_namespaces=0",
 			programs: []string{
 				"/lambdad doctor",
-				"/process.test -test.v -test.timeout=20m -test.run=^TestSandbox$" + skip,
+				"/process.test -test.v -test.timeout=20m -test.run=" + plain + skip,
 			},
 			wants: []string{`isolation tier: plain$`, `sysctl user.max_user_namespaces`, `^guest: /process.test: exit status 0$`},
 		},
@@ -75,16 +82,18 @@ const limit = 20 * time.Minute
 
 func main() {
 	kernel := flag.String("kernel", "", "`file` of a Debian kernel package (default: linux-image-cloud-amd64, downloaded)")
-	all := flag.Bool("all", false, "every case of sandboxtest, also those that take long")
+	cases := flag.String("cases", "most", "how many `cases` of sandboxtest: few, most (all but those that take an emulated processor long) or all")
 	verbose := flag.Bool("v", false, "show everything the machine says")
 	flag.Parse()
-	if err := vm(context.Background(), *kernel, *all, *verbose); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := vm(ctx, *kernel, *cases, *verbose); err != nil {
 		fmt.Fprintln(os.Stderr, "vm:", err)
 		os.Exit(1)
 	}
 }
 
-func vm(ctx context.Context, deb string, all, verbose bool) (err error) {
+func vm(ctx context.Context, deb, cases string, verbose bool) (err error) {
 	dir, err := os.MkdirTemp("/var/tmp", "lambdad-vm-")
 	if err != nil {
 		return err
@@ -113,7 +122,7 @@ func vm(ctx context.Context, deb string, all, verbose bool) (err error) {
 		return err
 	}
 	var errs []error
-	for _, b := range boots(all) {
+	for _, b := range boots(cases) {
 		if err := os.WriteFile(filepath.Join(root, "programs"), []byte(strings.Join(b.programs, "\n")+"\n"), 0o644); err != nil {
 			return err
 		}
