@@ -402,7 +402,15 @@ func ZipOf(t testing.TB, name, path string) []byte {
 
 // Logs returns the log of all functions of a data directory, in the order of time. Of
 // a server that runs it is what came to disk so far.
-func Logs(t testing.TB, dataDir string) string {
+func Logs(t testing.TB, dataDir string) string { return logsOf(t, dataDir, "") }
+
+// LogsOf returns the log lines of one function.
+func LogsOf(t testing.TB, dataDir, function string) string {
+	return logsOf(t, dataDir, "/aws/lambda/"+function)
+}
+
+// logsOf returns the log lines of one group, or of all.
+func logsOf(t testing.TB, dataDir, group string) string {
 	t.Helper()
 	var all strings.Builder
 	if server, err := datadir.Lookup(dataDir); err == nil {
@@ -412,6 +420,9 @@ func Logs(t testing.TB, dataDir string) string {
 			t.Fatal(err)
 		}
 		for _, g := range groups.LogGroups {
+			if group != "" && *g.LogGroupName != group {
+				continue
+			}
 			for p := cloudwatchlogs.NewFilterLogEventsPaginator(c, &cloudwatchlogs.FilterLogEventsInput{LogGroupName: g.LogGroupName}); p.HasMorePages(); {
 				page, err := p.NextPage(t.Context())
 				if err != nil {
@@ -429,7 +440,7 @@ func Logs(t testing.TB, dataDir string) string {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	for _, g := range store.Groups("000000000000", "us-east-1", func(string) bool { return true }) {
+	for _, g := range store.Groups("000000000000", "us-east-1", func(name string) bool { return group == "" || name == group }) {
 		events, err := store.Events(logstore.Query{Group: g.GroupName, To: logstore.Forever})
 		if err != nil {
 			t.Fatal(err)

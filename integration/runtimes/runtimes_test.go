@@ -280,7 +280,7 @@ func TestRuntimes(t *testing.T) {
 	// What the log must have, to the window of SIGTERM: external extensions are told,
 	// internal ones signalled.
 	for _, c := range cells {
-		log := logsOf(t, serverDir, c.function)
+		log := harness.LogsOf(t, serverDir, c.function)
 		inner := []string{"EXTENSION\tName: inner\tState: Ready\tEvents: [INVOKE]\n", "hook: INVOKE\n", "hook: SIGTERM\n"}
 		for _, want := range append([]string{"probe: a line\n"}, map[string][]string{
 			"external": {"EXTENSION\tName: outer\tState: Ready\tEvents: [INVOKE, SHUTDOWN]\n", "SHUTDOWN"}, "wrapper": inner, "hook": inner,
@@ -325,7 +325,7 @@ func probe(t *testing.T, s *harness.Server, r listed, name, variant string) {
 		t.Fatal(err)
 	}
 	if out.FunctionError != nil {
-		t.Fatalf("function error: %s\n%s", out.Payload, logsOf(t, serverDir, name))
+		t.Fatalf("function error: %s\n%s", out.Payload, harness.LogsOf(t, serverDir, name))
 	}
 	var got seen
 	if err := json.Unmarshal(out.Payload, &got); err != nil {
@@ -477,7 +477,7 @@ func proxied(t *testing.T, s *harness.Server) {
 	}, map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "/opt/wrapper"})
 	answer, err := s.Invoke(t.Context(), "proxied", `{"k":1}`)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, logsOf(t, serverDir, "proxied"))
+		t.Fatalf("%v\n%s", err, harness.LogsOf(t, serverDir, "proxied"))
 	}
 	var got seen
 	if err := json.Unmarshal(answer, &got); err != nil {
@@ -507,23 +507,6 @@ func TestWrapperFailures(t *testing.T) {
 		}
 	}
 	s.Stop()
-}
-
-// logsOf are the log lines of one function.
-func logsOf(t *testing.T, dataDir, function string) string {
-	t.Helper()
-	var out strings.Builder
-	_ = filepath.WalkDir(filepath.Join(dataDir, "logs"), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && strings.Contains(path, function) {
-			b, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			out.Write(b)
-		}
-		return nil
-	})
-	return out.String()
 }
 
 // writeTable writes the table between two marks of docs/compatibility.md.
