@@ -289,7 +289,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	switch h.Typeflag {
 	case tar.TypeDir:
 		return u.mkdir(name, h)
-	case tar.TypeReg:
+	case tar.TypeReg, tar.TypeGNUSparse: // whose holes come as zeros, and count
 		return u.file(name, h, content)
 	case tar.TypeSymlink:
 		if h.Linkname == "" || len(h.Linkname) > maxLink || strings.ContainsRune(h.Linkname, 0) {
