@@ -70,6 +70,10 @@ func layerResource(ref layerRef, version string) string {
 	return ref.arn()
 }
 
+// everybodysLayer is the policy of layer versions from elsewhere: there they were
+// public, or shared with whoever imported them.
+const everybodysLayer = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"lambda:GetLayerVersion","Resource":"*"}]}`
+
 // A parsedPolicy is a resource policy as evaluated.
 type parsedPolicy struct {
 	revision string
@@ -82,6 +86,9 @@ const maxPolicies = 4096
 // ResourcePolicy implements aws.PolicyKeeper.
 func (s *Service) ResourcePolicy(_ *aws.Request, resource string) *policy.Document {
 	text, revision := s.Registry.Policy(resource)
+	if ref, ok := parseLayerARN(resource); ok && s.Registry.imported(ref) != nil {
+		text, revision = everybodysLayer, ""
+	}
 	if text == "" {
 		return nil
 	}
