@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,10 +56,10 @@ func (f *function) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambda
 	return &lambdad.Response{FunctionError: functionError}, nil
 }
 
-type versions struct{ gone bool }
+type versions struct{ gone atomic.Bool }
 
 func (v *versions) Resolve(_ context.Context, account, region, name, _ string) (lambdad.Target, error) {
-	if v.gone {
+	if v.gone.Load() {
 		return lambdad.Target{}, lambdad.Errorf("ResourceNotFoundException", "Function not found: %s", name)
 	}
 	return lambdad.Target{Version: &lambdad.Version{Account: account, Region: region, Function: name, Number: "$LATEST"}}, nil
@@ -187,11 +188,13 @@ func TestFunctionGone(t *testing.T) {
 	run(t, 10, 0, func(*lambdad.Invocation, int) (string, error) { return "Unhandled", nil }, func(t *testing.T, r *rig) {
 		r.event(t, "a", "")
 		time.Sleep(time.Second)
-		r.gone = true
+		r.gone.Store(true)
 		time.Sleep(time.Hour)
 		if r.left(t) != 0 || len(r.all()) != 1 {
 			t.Errorf("%d left after %q", r.left(t), r.all())
 		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		if want := []string{"AsyncEventAge 0", "AsyncEventAge 60000", "AsyncEventsDropped 1"}; !slices.Equal(r.measured, want) {
 			t.Errorf("measured %q, want %q", r.measured, want)
 		}

@@ -102,7 +102,11 @@ func TestProvisionedReplaced(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		h.is(v, "2/2 used 1")
 		for i := range 3 {
-			if e := h.env(i); len(e.invoked) > 0 {
+			e := h.env(i)
+			e.mu.Lock()
+			used := len(e.invoked) > 0
+			e.mu.Unlock()
+			if used {
 				e.die(errors.New("crashed"))
 			}
 		}
@@ -113,6 +117,7 @@ func TestProvisionedReplaced(t *testing.T) {
 			t.Errorf("built %s", h.kinds())
 		}
 		// One that dies again and again is not made again and again.
+		synctest.Wait()
 		h.initTime = 0
 		for range 10 {
 			built, _ := h.count()
