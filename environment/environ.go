@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/sandbox"
 )
 
 // runtimeOnly are variables that extensions must not see: they tell by them
@@ -102,6 +103,10 @@ func environ(cfg *Config, path func(string) string, c lambdad.Credentials, exten
 	if v.Image != nil {
 		env["_HANDLER"] = handlerOf(v.Image)
 	}
+	delete(env, "_LAMBDA_TELEMETRY_LOG_FD")
+	if framed(v) {
+		env["_LAMBDA_TELEMETRY_LOG_FD"] = strconv.Itoa(sandbox.LogFD)
+	}
 	if strings.EqualFold(v.Logging.Format, "JSON") {
 		level := v.Logging.ApplicationLevel
 		if level == "" {
@@ -126,6 +131,14 @@ func environ(cfg *Config, path func(string) string, c lambdad.Credentials, exten
 		list = append(list, k+"="+env[k])
 	}
 	return list
+}
+
+// framed says whether a version's runtime writes frames to a log descriptor, so that
+// records of many lines stay whole (traps.md section 5). Others would leave it open to
+// what they start.
+func framed(v *lambdad.Version) bool {
+	family := lambdad.RuntimeFamily(v.Runtime)
+	return v.Image == nil && (family == "python" || family == "nodejs")
 }
 
 // Where an X-Ray daemon is on AWS; nothing listens there.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"sync"
@@ -23,7 +24,8 @@ type party struct {
 	external bool   // an extension
 	proc     sandbox.Process
 	out, err *telemetry.Lines
-	exited   bool // seen by the owner
+	log      *telemetry.Frames // of managed runtimes; nil: none
+	exited   bool              // seen by the owner
 	begun    time.Time
 }
 
@@ -128,6 +130,9 @@ func (g *generation) close() {
 		}
 		p.out.Close()
 		p.err.Close()
+		if p.log != nil {
+			p.log.Close()
+		}
 	}
 }
 
@@ -176,9 +181,14 @@ func (e *Environment) start(ctx context.Context, g *generation, name string, pro
 	}
 	box := e.cfg.Sandbox
 	p := &party{name: name, external: external, begun: time.Now(), out: telemetry.NewLines(e.cfg.Stream, typ), err: telemetry.NewLines(e.cfg.Stream, typ)}
+	var log io.Writer
+	if !external && framed(e.cfg.Version) {
+		p.log = telemetry.NewFrames(e.cfg.Stream, typ)
+		log = p.log
+	}
 	proc, err := box.Start(ctx, sandbox.Command{
 		Party: name, Path: box.Path(prog.path), Args: prog.args, Env: e.environ(e.credentials(name, external), external, g.address), Dir: box.Path(prog.dir),
-		Stdout: p.out, Stderr: p.err,
+		Stdout: p.out, Stderr: p.err, Log: log,
 	})
 	if err != nil {
 		return nil, err

@@ -183,7 +183,13 @@ type Command struct {
 	// for ever. They may be the same writer, which is then called from two
 	// goroutines.
 	Stdout, Stderr io.Writer
+	// Log receives what is written to descriptor LogFD, which the process has only
+	// with it; otherwise as Stdout.
+	Log io.Writer
 }
+
+// LogFD is the descriptor of Command.Log in the process, as on the service.
+const LogFD = 62
 
 // A Process is one started program and its process group.
 type Process interface {

@@ -359,6 +359,9 @@ func (b *box) execProgram(cmd sandbox.Command, out *outputs) *program {
 	p.call("set stdin", unix.SYS_DUP3, p.file(int(b.shell.d.null.Fd())), 0, 0)
 	p.call("set stdout", unix.SYS_DUP3, p.file(out.write[0]), 1, 0)
 	p.call("set stderr", unix.SYS_DUP3, p.file(out.write[1]), 2, 0)
+	if cmd.Log != nil {
+		p.call("set log descriptor", unix.SYS_DUP3, p.file(out.write[2]), sandbox.LogFD, 0)
+	}
 	for _, l := range []struct {
 		what  int
 		value uint64
@@ -508,14 +511,14 @@ func (p *process) Drained() <-chan struct{} { return p.drained }
 
 // outputs are the pipes of a process before it runs.
 type outputs struct {
-	read  [2]*os.File // nil: thrown away
-	to    [2]io.Writer
-	write [2]int
-	own   [2]bool
+	read  [3]*os.File // nil: thrown away
+	to    [3]io.Writer
+	write [3]int
+	own   [3]bool
 }
 
 func (p *process) outputs(cmd sandbox.Command) (*outputs, error) {
-	o := &outputs{to: [2]io.Writer{cmd.Stdout, cmd.Stderr}}
+	o := &outputs{to: [3]io.Writer{cmd.Stdout, cmd.Stderr, cmd.Log}}
 	for i, w := range o.to {
 		if w == nil {
 			o.write[i] = int(p.box.shell.d.null.Fd())
@@ -556,8 +559,10 @@ func (p *process) copy(o *outputs) {
 	defer p.box.copying.Done()
 	defer close(p.drained)
 	var other sync.WaitGroup
-	if o.read[1] != nil {
-		other.Go(func() { drain(o.to[1], o.read[1]) })
+	for i, r := range o.read[1:] {
+		if r != nil {
+			other.Go(func() { drain(o.to[1+i], r) })
+		}
 	}
 	if o.read[0] != nil {
 		drain(o.to[0], o.read[0])

@@ -273,10 +273,19 @@ func (b *box) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Process, 
 	}
 	defer null.Close()
 	files := []uintptr{null.Fd(), null.Fd(), null.Fd()}
-	var readers [2]*os.File
-	for i, w := range []io.Writer{cmd.Stdout, cmd.Stderr} {
+	if cmd.Log != nil {
+		for len(files) <= sandbox.LogFD {
+			files = append(files, ^uintptr(0)) // closed
+		}
+	}
+	var readers [3]*os.File
+	for i, w := range []io.Writer{cmd.Stdout, cmd.Stderr, cmd.Log} {
 		if w == nil {
 			continue
+		}
+		fd := i + 1
+		if i == 2 {
+			fd = sandbox.LogFD
 		}
 		r, out, err := os.Pipe()
 		if err != nil {
@@ -284,7 +293,7 @@ func (b *box) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Process, 
 			return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 		}
 		defer out.Close()
-		readers[i], files[i+1] = r, out.Fd()
+		readers[i], files[fd] = r, out.Fd()
 		p.pipes = append(p.pipes, pipeID(out))
 	}
 	argv := cmd.Args
@@ -321,7 +330,7 @@ func (b *box) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Process, 
 	b.mu.Unlock()
 	record(filepath.Join(b.dir, recordFile), pid)
 	go p.wait()
-	go p.copy(readers, [2]io.Writer{cmd.Stdout, cmd.Stderr})
+	go p.copy(readers, [3]io.Writer{cmd.Stdout, cmd.Stderr, cmd.Log})
 	return p, nil
 }
 
@@ -471,7 +480,7 @@ func (p *process) wait() {
 }
 
 // copy moves output to its writers until nobody holds the pipes.
-func (p *process) copy(readers [2]*os.File, writers [2]io.Writer) {
+func (p *process) copy(readers [3]*os.File, writers [3]io.Writer) {
 	defer p.box.running.Done()
 	defer close(p.drained)
 	var both sync.WaitGroup

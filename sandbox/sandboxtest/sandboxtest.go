@@ -392,6 +392,23 @@ func testOutput(t *testing.T, s *suite) {
 	if p.Exit().Code != 0 {
 		t.Errorf("with a failing writer: %v", p.Exit())
 	}
+	// The log descriptor is there with a writer, and only then.
+	for _, with := range []bool{true, false} {
+		var log bytes.Buffer
+		cmd := sandbox.Command{Party: "runtime", Path: b.Path("/var/task/probe"), Args: []string{"probe", "log", fmt.Sprint(sandbox.LogFD)}}
+		if with {
+			cmd.Log = &log
+		}
+		p, err := b.Start(ctx(t), cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+		<-p.Drained()
+		if (p.Exit().Code == 0) != with || (log.String() == "logged") != with {
+			t.Errorf("log descriptor, %v: %v, %q", with, p.Exit(), log.String())
+		}
+	}
 }
 
 type failing struct{}
