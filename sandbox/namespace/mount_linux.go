@@ -94,11 +94,6 @@ func newTree(m sandbox.Mount) (int, error) {
 // newOverlay merges directories, a later one over an earlier one. Layers are given
 // to the kernel by descriptor: the names may be long or hold colons.
 func newOverlay(sources []string) (int, error) {
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("fsopen overlay: %w", err)
-	}
-	defer unix.Close(fs)
 	var lower []string
 	for i := len(sources) - 1; i >= 0; i-- {
 		fd, err := unix.Open(sources[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -109,20 +104,35 @@ func newOverlay(sources []string) (int, error) {
 		lower = append(lower, "/proc/self/fd/"+strconv.Itoa(fd))
 	}
 	// One by one where the kernel can (Linux 6.5): a single parameter takes 255
-	// bytes, which is some 15 layers.
-	for i, dir := range lower {
-		if err = unix.FsconfigSetString(fs, "lowerdir+", dir); err != nil {
-			if i == 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)) {
-				if err = unix.FsconfigSetString(fs, "lowerdir", strings.Join(lower, ":")); err != nil {
-					err = fmt.Errorf("%w: more than some 15 layers need Linux 6.5", err)
-				}
-				break
-			}
-			break
+	// bytes, which is some 15 layers. Older kernels refuse the name at once, or, before
+	// 6.3 or so, take any name and refuse the mount.
+	fd, err := mountOverlay("lowerdir+", lower)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		var other error
+		if fd, other = mountOverlay("lowerdir", []string{strings.Join(lower, ":")}); other == nil {
+			return fd, nil
+		}
+		if len(lower) > 15 {
+			err = fmt.Errorf("%w: more than some 15 layers need Linux 6.5", err)
 		}
 	}
 	if err != nil {
-		return -1, fmt.Errorf("merge %d layers: %w%s", len(lower), err, fsMessages(fs))
+		return -1, fmt.Errorf("merge %d layers: %w", len(lower), err)
+	}
+	return fd, nil
+}
+
+// mountOverlay makes an overlay of which every value is given under one key.
+func mountOverlay(key string, values []string) (int, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen overlay: %w", err)
+	}
+	defer unix.Close(fs)
+	for _, v := range values {
+		if err := unix.FsconfigSetString(fs, key, v); err != nil {
+			return -1, fmt.Errorf("set %s: %w%s", key, err, fsMessages(fs))
+		}
 	}
 	flags := []string{"ro"}
 	if os.Geteuid() != 0 {
@@ -134,7 +144,7 @@ func newOverlay(sources []string) (int, error) {
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("merge %d layers: %w%s", len(lower), err, fsMessages(fs))
+		return -1, fmt.Errorf("%w%s", err, fsMessages(fs))
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, readOnly)
 	if err != nil {
