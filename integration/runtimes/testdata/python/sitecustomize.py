@@ -20,6 +20,8 @@ identifier = answer.getheader("Lambda-Extension-Identifier")
 
 
 def loop():
+    # The main thread runs Python's handlers: it must be the one that is interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     while True:
         _, body = call("GET", "event/next", None, {"Lambda-Extension-Identifier": identifier})
         os.write(1, b"hook: %s\n" % json.loads(body)["eventType"].encode())
