@@ -21,6 +21,8 @@ type Access struct {
 	// Listener is the id of the environment through whose listener the request
 	// came; "" for the endpoint itself.
 	Listener string
+	// Function is of the environment whose credentials or listener were used.
+	Function string
 	// Identity is zero for what was not authenticated. Its Grants are nil.
 	Identity Identity
 }
@@ -37,6 +39,10 @@ func (m *Mux) tell(r *Request) {
 		SourceIP: r.RemoteAddr, UserAgent: r.UserAgent(), Listener: listener, Identity: r.Identity,
 	}
 	a.Identity.Grants = nil
+	a.Function = r.Identity.Function
+	if k, ok := m.keys.(*KeyStore); ok && a.Function == "" && listener != "" {
+		a.Function = k.functionOf(listener)
+	}
 	if r.failed != nil {
 		a.ErrorCode, a.ErrorMessage = r.failed.Code, r.failed.Message
 	}

@@ -170,6 +170,19 @@ func (k *KeyStore) Lookup(_ context.Context, accessKeyID, token string) (secret 
 	return t.secret, t.id, nil
 }
 
+// functionOf is the function of an execution environment that has credentials, or
+// "".
+func (k *KeyStore) functionOf(environmentID string) string {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for _, t := range k.temp {
+		if t.id.EnvironmentID == environmentID {
+			return t.id.Function
+		}
+	}
+	return ""
+}
+
 // withRole adds to the session of an environment what its role may now. Where the
 // role is gone, the session may do nothing; where roles are not known at all, it
 // may what the role that everybody has may.

@@ -256,7 +256,7 @@ func NewEvent(a *aws.Access) *Event {
 		EventVersion: "1.11", EventTime: a.Time.UTC().Truncate(time.Millisecond), EventSource: a.Service + ".amazonaws.com",
 		EventName: a.Operation, AWSRegion: a.Region, UserAgent: a.UserAgent, ErrorCode: a.ErrorCode, ErrorMessage: a.ErrorMessage,
 		RequestID: a.RequestID, EventID: a.RequestID, ReadOnly: a.ReadOnly, EventType: "AwsApiCall", Account: id.Account,
-		Extra: Extra{Function: id.Function, Environment: id.EnvironmentID, Action: a.Action, Path: a.Path},
+		Extra: Extra{Function: a.Function, Environment: id.EnvironmentID, Action: a.Action, Path: a.Path},
 	}
 	if host, _, err := net.SplitHostPort(a.SourceIP); err == nil {
 		e.SourceIP = host
