@@ -209,6 +209,7 @@ func TestGoSDKInvoke(t *testing.T) {
 	if err != nil || event.StatusCode != 202 || event.ExecutedVersion != nil || len(event.Payload) != 0 {
 		t.Errorf("event: %v %v", event, err)
 	}
+	//lint:ignore SA1019 the old form is what is tested
 	old, err := c.InvokeAsync(ctx, &sdklambda.InvokeAsyncInput{FunctionName: sdkaws.String("f"), InvokeArgs: strings.NewReader(`{"c":3}`)})
 	if err != nil || old.Status != 202 {
 		t.Errorf("event in the old form: %v %v", old, err)
