@@ -172,7 +172,6 @@ func TestSinkBound(t *testing.T) {
 // model is a store as simple as can be.
 type model struct {
 	groups map[string]map[string][]Event
-	limit  int64 // retention of all groups: events before it are gone
 }
 
 // TestAgainstModel does the same at random to a store and to a model, with the store

@@ -400,7 +400,7 @@ func TestFilterLogEvents(t *testing.T) {
 		t.Error(got)
 	}
 	at := r.now.Add(-time.Minute).UnixMilli()
-	if got, _ := filter(cloudwatchlogs.FilterLogEventsInput{StartTime: ptr(at + 1), EndTime: ptr(at + 1000), Interleaved: ptr(true)}); got != `{"n":0} n1` {
+	if got, _ := filter(cloudwatchlogs.FilterLogEventsInput{StartTime: ptr(at + 1), EndTime: ptr(at + 1000)}); got != `{"n":0} n1` {
 		t.Error(got)
 	}
 	_, err := r.FilterLogEvents(ctx, &cloudwatchlogs.FilterLogEventsInput{LogGroupName: ptr(group), FilterPattern: ptr("{ $.x")})
