@@ -64,7 +64,7 @@ var layers = []struct {
 	{"frontend", []string{".", "telemetry", "metrics", "placement", "queue"}},
 	{"poller", []string{".", "metrics", "placement", "queue", "frontend"}},
 	{"service/lambda", []string{".", "aws", "policy", "store", "blob", "telemetry", "archive", "frontend"}},
-	{"service/s3", []string{".", "aws", "store", "blob"}},
+	{"service/s3", []string{".", "aws", "policy", "store", "blob"}},
 	{"service/ecr", []string{".", "aws", "store", "blob", "image"}},
 	{"service/cloudwatch", []string{".", "aws", "metrics"}},
 	{"service/cloudwatchlogs", []string{".", "aws", "logstore"}},

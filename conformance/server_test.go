@@ -26,6 +26,7 @@ import (
 	"github.com/lambdad/lambdad/frontend"
 	"github.com/lambdad/lambdad/mem"
 	"github.com/lambdad/lambdad/placement"
+	"github.com/lambdad/lambdad/policy"
 	"github.com/lambdad/lambdad/service/iam"
 	"github.com/lambdad/lambdad/service/lambda"
 	"github.com/lambdad/lambdad/service/sts"
@@ -214,6 +215,8 @@ func (oneImage) Prepare(context.Context, *lambdad.Image, string) error { return 
 // objects has one bucket, called bucket, with a package that is too large when
 // unpacked.
 type objects struct{}
+
+func (objects) BucketPolicy(string) *policy.Document { return nil }
 
 func (objects) OpenObject(_ context.Context, _, bucket, key, _ string) (io.ReadCloser, int64, error) {
 	switch {

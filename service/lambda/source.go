@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/policy"
 )
 
 // Objects is where code in S3 is read from.
@@ -20,6 +21,8 @@ type Objects interface {
 	// it. Errors that S3 has a name for, such as NoSuchKey, are *lambdad.Error with
 	// its code and message.
 	OpenObject(ctx context.Context, account, bucket, key, version string) (content io.ReadCloser, size int64, err error)
+	// BucketPolicy is the policy on a bucket and its objects, or nil.
+	BucketPolicy(bucket string) *policy.Document
 }
 
 // maxPackage limits a package in S3, in bytes. AWS limits only what it unpacks to;
@@ -57,6 +60,15 @@ func (s *Service) source(c *call, zip []byte, bucket, key, version, image *strin
 
 // fetch copies an object to a file that is gone when it is closed.
 func (s *Service) fetch(c *call, bucket, key, version string) (_ *source, err error) {
+	// Code is read with the rights of who deploys it (neighbours.md section 6).
+	action := "s3:GetObject"
+	if version != "" {
+		action = "s3:GetObjectVersion"
+	}
+	if c.Authorize(action, "arn:aws:s3:::"+bucket+"/"+key, s.Objects.BucketPolicy(bucket), nil) != nil {
+		return nil, lambdad.Errorf("AccessDeniedException",
+			"Your access has been denied by S3, please make sure your request credentials have permission to GetObject for %s/%s. S3 Error Code: AccessDenied. S3 Error Message: Access Denied", bucket, key)
+	}
 	content, size, err := s.Objects.OpenObject(c.Context(), c.Identity.Account, bucket, key, version)
 	var named *lambdad.Error
 	if errors.As(err, &named) {

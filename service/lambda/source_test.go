@@ -11,6 +11,7 @@ import (
 
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/mem"
+	"github.com/lambdad/lambdad/policy"
 )
 
 // bucket is an object store with one object in a bucket b.
@@ -19,6 +20,8 @@ type bucket struct {
 	content []byte
 	fail    error
 }
+
+func (b *bucket) BucketPolicy(string) *policy.Document { return nil }
 
 func (b *bucket) OpenObject(_ context.Context, account, name, key, version string) (io.ReadCloser, int64, error) {
 	switch {

@@ -290,6 +290,9 @@ func (b *backend) source() (v objectVersion, from *target, err error) {
 	if r.Account != b.r.Identity.Account {
 		return v, nil, lambdad.Errorf("AccessDenied", "Access Denied")
 	}
+	if err := b.r.Authorize("s3:GetObject", resourceARN(bucketName, key), b.BucketPolicy(bucketName), nil); err != nil {
+		return v, nil, err
+	}
 	id := values.Get("versionId")
 	if v, err = b.index.version(bucketName, key, id); err != nil {
 		return v, nil, err

@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/johannesboyne/gofakes3"
@@ -50,6 +51,9 @@ type Config struct {
 type Service struct {
 	cfg   Config
 	index *index
+
+	policiesMu sync.Mutex              // guards policies
+	policies   map[string]parsedPolicy // by bucket
 }
 
 // New reads the records and removes content that nothing refers to.
@@ -64,7 +68,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Service{cfg: cfg, index: x}, nil
+	return &Service{cfg: cfg, index: x, policies: map[string]parsedPolicy{}}, nil
 }
 
 // Name implements aws.Service.
@@ -224,25 +228,6 @@ func actionOf(operation string, t *target) string {
 		return "PutBucketTagging"
 	}
 	return operation
-}
-
-// Resource implements aws.ResourceNamer.
-func (s *Service) Resource(r *aws.Request) string {
-	t, ok := r.Route.(*target)
-	if !ok || t.bucket == "" {
-		return "*"
-	}
-	if r.Operation == "DeleteObjects" {
-		return "arn:aws:s3:::" + t.bucket + "/*"
-	}
-	return resourceARN(t.bucket, t.key)
-}
-
-func resourceARN(bucket, key string) string {
-	if key == "" {
-		return "arn:aws:s3:::" + bucket
-	}
-	return "arn:aws:s3:::" + bucket + "/" + key
 }
 
 // Streams implements aws.Streamer: the content of objects and parts.
