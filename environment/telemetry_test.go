@@ -165,6 +165,7 @@ func (o *observer) run(p *fake.Proc) sandbox.Exit {
 			o.note(e.String())
 		}
 	})}
+	defer srv.Close() // the next process listens on the same port
 	go srv.Serve(watchedListener{l, o})
 	go func() {
 		<-p.Killed()
