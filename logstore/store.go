@@ -11,7 +11,7 @@
 // Limit the oldest segment goes, whoever wrote into it, and is counted; a group's
 // retention removes events by their own time.
 //
-// The engine is Pebble, an LSM tree (docs/decisions/0010-log-store.md). Keys:
+// The engine is Pebble, an LSM tree (docs/decisions/0009-log-store.md). Keys:
 //
 //	e <segment 4> <stream 8> <time 8> <seq 8>   events of one millisecond
 //	g <group 8>                                 groupRecord
