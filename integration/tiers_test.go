@@ -107,7 +107,14 @@ func TestTiers(t *testing.T) {
 				}
 			}
 			// Where /tmp is memory, the first line of a log says so.
-			memory := strings.Contains(harness.Logs(t, dir), "lambdad: /tmp is memory on this host")
+			// Lines are on disk, where they are read from, a moment later.
+			memory := false
+			for begun := time.Now(); !memory && time.Since(begun) < 10*time.Second; time.Sleep(50 * time.Millisecond) {
+				log := harness.Logs(t, dir)
+				if memory = strings.Contains(log, "lambdad: /tmp is memory on this host"); strings.Count(log, "REPORT ") > 1 {
+					break
+				}
+			}
 			if memory != (c.tier == "rootless") {
 				t.Errorf("the log says that /tmp is memory: %v", memory)
 			}

@@ -233,10 +233,9 @@ func (s *Server) LogsClient() *cloudwatchlogs.Client { return logsClient(s.t, s.
 func logsClient(t testing.TB, dataDir, endpoint string) *cloudwatchlogs.Client {
 	t.Helper()
 	return cloudwatchlogs.New(cloudwatchlogs.Options{
-		Region:           "us-east-1",
-		BaseEndpoint:     aws.String(endpoint),
-		Credentials:      administrator(t, dataDir),
-		RetryMaxAttempts: 1,
+		Region:       "us-east-1",
+		BaseEndpoint: aws.String(endpoint),
+		Credentials:  administrator(t, dataDir),
 	})
 }
 
