@@ -15,7 +15,7 @@ import (
 
 // Bounds of what waits to be written, in bytes.
 const (
-	maxSinkPending = 16 << 20
+	maxSinkPending = 8 << 20
 	maxAllPending  = 64 << 20
 	// flushSize of one sink is written at once.
 	flushSize = 1 << 20
@@ -160,7 +160,13 @@ func (k *Sink) Take(e telemetry.Event) {
 	s := k.store
 	before := len(k.buf)
 	if before > maxSinkPending || s.pending.Load() > maxAllPending {
-		if n := len(k.format.Append(nil, e)); n > 0 {
+		n := 0
+		if line, ok := e.Record.(telemetry.Line); ok && !k.format.JSON {
+			n = len(line) + 1 // as Append has it, which would copy what is not wanted
+		} else {
+			n = len(k.format.Append(nil, e))
+		}
+		if n > 0 {
 			k.dropped.Records++
 			k.dropped.Bytes += int64(n)
 			s.lost.Add(1)

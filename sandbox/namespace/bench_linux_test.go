@@ -168,8 +168,8 @@ func BenchmarkMemory(b *testing.B) {
 			}
 			list = append(list, s)
 		}
-		init = private(b, list[0].(*box).shell.pid)
-		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", list[0].(*box).shell.pid))
+		init = private(b, list[0].(freezable).shell.pid)
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", list[0].(freezable).shell.pid))
 		if f := bytes.Fields(children); len(f) > 0 {
 			pid, _ := strconv.Atoi(string(f[0]))
 			waiting = private(b, pid)

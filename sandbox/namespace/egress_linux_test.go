@@ -336,7 +336,7 @@ func TestHostEgress(t *testing.T) {
 	go func() { _ = http.Serve(l, http.NotFoundHandler()) }()
 	defer l.Close()
 
-	never := append(metadata(), hostAddress, d.egress.gateway.String(), b.(*box).shell.plug.addr.String(), "127.0.0.53", "127.0.0.1", "[::1]", "255.255.255.255", "192.168.77.255")
+	never := append(metadata(), hostAddress, d.egress.gateway.String(), b.(freezable).shell.plug.addr.String(), "127.0.0.53", "127.0.0.1", "[::1]", "255.255.255.255", "192.168.77.255")
 	t.Run("all", func(t *testing.T) {
 		reached(t, a, publicAddress)
 		reached(t, a, ownAddress)
@@ -372,11 +372,11 @@ func TestHostEgress(t *testing.T) {
 	})
 	t.Run("frozen", func(t *testing.T) {
 		f := a.(sandbox.Freezer)
-		addr := a.(*box).shell.plug.addr
+		addr := a.(freezable).shell.plug.addr
 		if err := errors.Join(f.Freeze(t.Context()), f.Thaw(t.Context())); err != nil {
 			t.Fatal(err)
 		}
-		if got := a.(*box).shell.plug.addr; got != addr {
+		if got := a.(freezable).shell.plug.addr; got != addr {
 			t.Errorf("address %s, was %s", got, addr)
 		}
 		reached(t, a, publicAddress)
@@ -411,7 +411,7 @@ func TestHostEgress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		to := b.(*box).shell.plug.addr
+		to := b.(freezable).shell.plug.addr
 		r := &netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: addr(to).IPNet, Gw: net.ParseIP(hostAddress)}
 		if err := in.RouteAdd(r); err != nil {
 			t.Fatal(err)

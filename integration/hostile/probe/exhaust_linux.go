@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -159,6 +160,9 @@ func exhaust(r *report, o order) {
 			r.Err = errno.Error()
 		}
 	case "signals queued":
+		// The child gets the mask of the thread that forks it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		// A child's, so that they go with it: this program must not be hit.
 		set := uint64(1) << (34 - 1)
 		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 0, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
