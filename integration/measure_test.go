@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,5 +109,36 @@ func TestMeasured(t *testing.T) {
 	t.Logf("Duration is at best %.2f ms over what the program measures", best)
 	if best > 1 {
 		t.Errorf("Duration is %.2f ms over what the program measures, at best", best)
+	}
+}
+
+// TestReported holds that what a reader of the log has seen survives the death of
+// the server at that moment: the line, and the metrics of its invocation.
+func TestReported(t *testing.T) {
+	harness.NeedRoot(t)
+	dir := t.TempDir()
+	for round := 1; round <= 3; round++ {
+		s := harness.Start(t, dir)
+		if round == 1 {
+			if err := s.Create(t.Context(), "reported", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Invoke(t.Context(), "reported", `{}`); err != nil {
+			t.Fatal(err)
+		}
+		for begun := time.Now(); strings.Count(harness.LogsOf(t, dir, "reported"), "REPORT ") < round; time.Sleep(5 * time.Millisecond) {
+			if time.Since(begun) > 10*time.Second {
+				t.Fatal("the report never came")
+			}
+		}
+		s.Kill()
+	}
+	s := harness.Start(t, dir)
+	if n := strings.Count(harness.LogsOf(t, dir, "reported"), "REPORT "); n != 3 {
+		t.Errorf("%d reports of 3", n)
+	}
+	if n := s.Metric(t.Context(), "Invocations", "reported"); n != 3 {
+		t.Errorf("%v invocations of 3 in the metrics", n)
 	}
 }

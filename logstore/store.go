@@ -65,6 +65,9 @@ type Config struct {
 	// Reserve, when given, says why nothing may be written now, such as a full
 	// disk. While it fails, lines wait in memory up to a bound and Put fails.
 	Reserve func() error
+	// Before, when given, is called before what came from sinks is on disk, so that
+	// a reader of a REPORT finds what belongs to it.
+	Before func()
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 	// Logger hears of trouble; nil: nobody.

@@ -371,6 +371,9 @@ func (s *Store) write(ops []*op, dirty []*Sink, room *room) (n int64, ok bool) {
 	s.removed = nil
 	s.mu.Unlock()
 	n = int64(b.Len())
+	if s.cfg.Before != nil && len(dirty) > 0 {
+		s.cfg.Before()
+	}
 	if err == nil {
 		err = b.Commit(pebble.Sync)
 	}

@@ -78,6 +78,10 @@ func (p *pending) add(v *values, m Metric, value float64) {
 	v[m] = append(runs, run{value, 1})
 }
 
+// Flush writes what was recorded and is not written yet: once a second that happens
+// by itself.
+func (s *Store) Flush() { s.flush(context.Background()) }
+
 // flush writes what is pending. What cannot be written is counted and logged: who
 // recorded it is told nothing.
 func (s *Store) flush(ctx context.Context) {

@@ -119,10 +119,12 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 	if w.cfg.Endpoint != nil {
 		cfg.Endpoint = w.cfg.Endpoint(inst.id)
 	}
-	sinks := w.sinks(v, cfg.LogStream, &held)
+	// The log comes last: what others make of an event is there when it is read.
+	var sinks []telemetry.Sink
 	if w.cfg.Sinks != nil {
-		sinks = append(sinks, w.cfg.Sinks(v, inst.id)...)
+		sinks = w.cfg.Sinks(v, inst.id)
 	}
+	sinks = append(sinks, w.sinks(v, cfg.LogStream, &held)...)
 	cfg.Stream = telemetry.NewStream(sinks...)
 	cfg.Stream.CountDrops(&w.drops)
 	if w.tmpInMemory {

@@ -144,6 +144,8 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		Dir: dir.Logs(), Limit: int64(cfg.LogLimit) << 20, Logger: log,
 		// The engine cannot go on where a write fails half-way.
 		Reserve: func() error { return diskReserve(dir, int64(max(cfg.DiskReserve, 64))<<20) },
+		// Whoever reads a REPORT finds the metrics of its invocation.
+		Before: measures.Flush,
 	})
 	if err != nil {
 		return err

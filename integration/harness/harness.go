@@ -27,6 +27,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
+	cwtypes "github.com/aws/aws-sdk-go-v2/service/cloudwatch/types"
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
@@ -237,6 +239,27 @@ func logsClient(t testing.TB, dataDir, endpoint string) *cloudwatchlogs.Client {
 		BaseEndpoint: aws.String(endpoint),
 		Credentials:  administrator(t, dataDir),
 	})
+}
+
+// Metric is the sum of a metric of a function over the last hour.
+func (s *Server) Metric(ctx context.Context, name, function string) (sum float64) {
+	s.t.Helper()
+	c := cloudwatch.New(cloudwatch.Options{
+		Region: "us-east-1", BaseEndpoint: aws.String(s.Endpoint), Credentials: administrator(s.t, s.DataDir),
+	})
+	out, err := c.GetMetricStatistics(ctx, &cloudwatch.GetMetricStatisticsInput{
+		Namespace: aws.String("AWS/Lambda"), MetricName: &name, Period: aws.Int32(60),
+		Dimensions: []cwtypes.Dimension{{Name: aws.String("FunctionName"), Value: &function}},
+		StartTime:  aws.Time(time.Now().Add(-time.Hour)), EndTime: aws.Time(time.Now().Add(time.Minute)),
+		Statistics: []cwtypes.Statistic{cwtypes.StatisticSum},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, p := range out.Datapoints {
+		sum += *p.Sum
+	}
+	return sum
 }
 
 // administrator is the key of a data directory.
