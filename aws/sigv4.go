@@ -385,6 +385,9 @@ func writeCanonicalRequest(b *bytes.Buffer, r *http.Request, a *authorization, s
 	if !hostSigned {
 		return &authError{malformed, "'Host' must be a 'SignedHeader' in the AWS Authorization."}
 	}
+	if a.service == "s3" && !allSigned(r.Header, a.signedHeaders) {
+		return lambdad.Errorf("AccessDenied", "There were headers present in the request which were not signed")
+	}
 	b.WriteByte('\n')
 	b.WriteString(a.signedHeaders)
 	b.WriteByte('\n')
@@ -399,6 +402,17 @@ func writeCanonicalRequest(b *bytes.Buffer, r *http.Request, a *authorization, s
 	}
 	b.Write(hex.AppendEncode(b.AvailableBuffer(), sum[:]))
 	return nil
+}
+
+// allSigned reports whether every x-amz-* header is signed, which S3 insists on:
+// they change what a request means.
+func allSigned(h http.Header, signed string) bool {
+	for name := range h {
+		if strings.HasPrefix(name, "X-Amz-") && !strings.Contains(";"+signed+";", ";"+strings.ToLower(name)+";") {
+			return false
+		}
+	}
+	return true
 }
 
 // rawPath is the path as it was sent.

@@ -127,6 +127,21 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// A header that somebody adds on the way is refused.
+func TestUnsignedHeader(t *testing.T) {
+	keys := NewKeyStore()
+	mux := NewMux(keys, Options{}, streamService{})
+	r := httptest.NewRequest("PUT", "/bucket/key", strings.NewReader("hello"))
+	r.Header.Set("X-Amz-Content-Sha256", unsignedPayload)
+	signS3(t, r, keys, unsignedPayload)
+	r.Header.Set("X-Amz-Copy-Source", "/bucket/other")
+	w := httptest.NewRecorder()
+	mux.ServeHTTP(w, r)
+	if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "not signed") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 // signS3 signs r as clients of S3 do.
 func signS3(t *testing.T, r *http.Request, keys *KeyStore, hash string) {
 	t.Helper()
