@@ -142,3 +142,58 @@ func TestReported(t *testing.T) {
 		t.Errorf("%v invocations of 3 in the metrics", n)
 	}
 }
+
+// BenchmarkLines counts how much of what a function writes reaches its subscribers:
+// of 100,000 lines a second one of them, of 20,000 lines a second eight of ten, of
+// whom two read nothing of what they are sent.
+func BenchmarkLines(b *testing.B) {
+	program := harness.Program(b, "measured")
+	for _, c := range []struct {
+		name              string
+		layers            []string
+		lines, rate, want int
+	}{
+		{"one", []string{"ear-1"}, 200_000, 100_000, 2},
+		{"ten", []string{"ear-1", "ear-2", "ear-3", "ear-4", "deaf-5"}, 40_000, 20_000, 8},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			dir := b.TempDir()
+			s := harness.Start(b, dir)
+			var layers []string
+			for _, name := range c.layers {
+				layers = append(layers, s.Layer(b.Context(), name, "extensions/"+name, program))
+			}
+			if err := s.Create(b.Context(), "lines", func(in *lambda.CreateFunctionInput) {
+				in.Code.ZipFile = harness.ZipOf(b, "bootstrap", program)
+				in.MemorySize, in.Layers = aws.Int32(3538), layers
+				in.Environment = &types.Environment{Variables: map[string]string{"LINES": strconv.Itoa(c.lines), "LINES_RATE": strconv.Itoa(c.rate)}}
+			}); err != nil {
+				b.Fatal(err)
+			}
+			took, err := s.Invoke(b.Context(), "lines", `0`)
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.Stop()
+			counted, received, dropped := 0, 0, 0
+			for line := range strings.Lines(harness.LogsOf(b, dir, "lines")) {
+				var got, lost int
+				if n, _ := fmt.Sscanf(line, "counted %d dropped %d", &got, &lost); n != 2 {
+					continue
+				}
+				counted++
+				received, dropped = received+got, dropped+lost
+			}
+			if counted != c.want {
+				b.Fatalf("%d subscriptions of %d", counted, c.want)
+			}
+			us, err := strconv.ParseFloat(string(took), 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(c.lines)/us*1e6, "lines/s")
+			b.ReportMetric(100*float64(received)/float64(c.want*c.lines), "%received")
+			b.ReportMetric(float64(dropped), "drops-told")
+		})
+	}
+}

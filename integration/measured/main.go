@@ -3,18 +3,23 @@
 // Command measured is a runtime and an external extension that use what their
 // variables say of memory and files: <who>_MB of anonymous memory, touched, and
 // <who>_FILE_MB written to /tmp and read again, with <who> RUNTIME or EXTENSION. The
-// runtime answers how long it worked on the event, in microseconds.
+// runtime answers how long it worked on the event, in microseconds. With LINES it
+// writes as many lines, LINES_RATE a second, and an extension whose name ends in a
+// digit subscribes twice to the function's lines and says in the log what it got;
+// one whose name begins with "deaf" never reads what it is sent.
 package main
 
 import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -31,6 +36,9 @@ func main() {
 		check(err)
 		begun := time.Now()
 		use("RUNTIME")
+		if n := number("LINES"); n > 0 {
+			write(n, number("LINES_RATE"))
+		}
 		if ms, err := strconv.Atoi(string(event)); err == nil {
 			time.Sleep(time.Duration(ms) * time.Millisecond)
 		}
@@ -48,6 +56,7 @@ func extension(api string) {
 	resp, err := http.DefaultClient.Do(req)
 	check(err)
 	id := resp.Header.Get("Lambda-Extension-Identifier")
+	got := subscribe(api, id, filepath.Base(os.Args[0]))
 	for {
 		req, _ := http.NewRequest(http.MethodGet, api+"/2020-01-01/extension/event/next", nil)
 		req.Header.Set("Lambda-Extension-Identifier", id)
@@ -56,9 +65,62 @@ func extension(api string) {
 		event, err := io.ReadAll(resp.Body)
 		check(err)
 		if bytes.Contains(event, []byte("SHUTDOWN")) {
+			for _, c := range got {
+				fmt.Printf("counted %d dropped %d\n", c.lines.Load(), c.dropped.Load())
+			}
 			os.Exit(0)
 		}
 		use("EXTENSION")
+	}
+}
+
+// counts are what one subscription got.
+type counts struct{ lines, dropped atomic.Int64 }
+
+// subscribe begins the two subscriptions of an extension.
+func subscribe(api, id, name string) (list []*counts) {
+	digit := name[len(name)-1]
+	if number("LINES") == 0 || digit < '0' || digit > '9' {
+		return nil
+	}
+	for _, port := range []string{"700" + string(digit), "710" + string(digit)} {
+		c := &counts{}
+		l, err := net.Listen("tcp", "sandbox.localdomain:"+port)
+		check(err)
+		if !strings.HasPrefix(name, "deaf") {
+			list = append(list, c)
+			go func() {
+				check(http.Serve(l, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					body, err := io.ReadAll(r.Body)
+					check(err)
+					c.lines.Add(int64(bytes.Count(body, []byte(`"type":"function"`))))
+					c.dropped.Add(int64(bytes.Count(body, []byte(`platform.logsDropped`))))
+				})))
+			}()
+		}
+		req, _ := http.NewRequest(http.MethodPut, api+"/2022-07-01/telemetry", strings.NewReader(`{"schemaVersion":"2022-12-13","types":["function"],`+
+			`"buffering":{"timeoutMs":25},"destination":{"protocol":"HTTP","URI":"http://sandbox.localdomain:`+port+`"}}`))
+		req.Header.Set("Lambda-Extension-Identifier", id)
+		resp, err := http.DefaultClient.Do(req)
+		check(err)
+		check(resp.Body.Close())
+		if resp.StatusCode != http.StatusOK {
+			check(fmt.Errorf("subscribe: %s", resp.Status))
+		}
+	}
+	return list
+}
+
+// write writes lines at a rate.
+func write(n, rate int) {
+	line := []byte(strings.Repeat("x", 99) + "\n")
+	batch := bytes.Repeat(line, max(rate/100, 1))
+	for begun, done := time.Now(), 0; done < n; done += len(batch) / len(line) {
+		if ahead := time.Duration(done)*time.Second/time.Duration(rate) - time.Since(begun); ahead > 0 {
+			time.Sleep(ahead)
+		}
+		_, err := os.Stdout.Write(batch)
+		check(err)
 	}
 }
 
