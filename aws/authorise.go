@@ -13,8 +13,9 @@ import (
 // A ResourceNamer is a Service that knows what an action is about. What is asked
 // of others is about *.
 type ResourceNamer interface {
-	// Resource returns the ARN, or "*". It must not tell more in its answer than
-	// the request does: it is shown in refusals, unless it sets
+	// Resource returns the ARN, or "*"; "" leaves the decision to the service, which
+	// calls Request.Authorize for each part. It must not tell more in its answer
+	// than the request does: it is shown in refusals, unless it sets
 	// Request.ResourceText.
 	Resource(r *Request) string
 }
@@ -59,6 +60,9 @@ func (m *Mux) authorise(svc Service, r *Request, mode AuthMode) error {
 	resource := "*"
 	if n, ok := svc.(ResourceNamer); ok {
 		resource = n.Resource(r)
+	}
+	if resource == "" {
+		return nil
 	}
 	r.resource = resource
 	var on *policy.Document

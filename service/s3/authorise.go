@@ -16,7 +16,7 @@ func (s *Service) Resource(r *aws.Request) string {
 		return "*"
 	}
 	if r.Operation == "DeleteObjects" {
-		return resourceARN(t.bucket, "*") // whoever deletes many may delete all
+		return "" // each object is asked for
 	}
 	return resourceARN(t.bucket, t.key)
 }

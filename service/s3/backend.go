@@ -544,7 +544,16 @@ func (b *backend) DeleteMultiVersions(bucketName string, objects ...gofakes3.Obj
 	if len(objects) == 0 || len(objects) > maxDelete {
 		return out, b.fail(errMalformedXML())
 	}
+	policy := b.BucketPolicy(bucketName)
 	for _, o := range objects {
+		action := "s3:DeleteObject"
+		if o.VersionID != "" {
+			action = "s3:DeleteObjectVersion"
+		}
+		if b.r.Authorize(action, resourceARN(bucketName, o.Key), policy, nil) != nil {
+			out.Error = append(out.Error, gofakes3.ErrorResult{Key: o.Key, Code: gofakes3.ErrorCode("AccessDenied"), Message: "Access Denied"})
+			continue
+		}
 		if _, err := b.remove(bucketName, o.Key, o.VersionID); err != nil {
 			var known *lambdad.Error
 			if !errors.As(err, &known) {

@@ -25,6 +25,7 @@ import (
 	"github.com/lambdad/lambdad/aws"
 	"github.com/lambdad/lambdad/blob"
 	"github.com/lambdad/lambdad/mem"
+	"github.com/lambdad/lambdad/policy"
 	s3service "github.com/lambdad/lambdad/service/s3"
 	"github.com/lambdad/lambdad/store"
 )
@@ -426,4 +427,72 @@ type pastPresigner struct{ at time.Time }
 
 func (p pastPresigner) PresignHTTP(ctx context.Context, c sdkaws.Credentials, r *http.Request, hash, service, region string, _ time.Time, opts ...func(*v4.SignerOptions)) (string, http.Header, error) {
 	return v4.NewSigner().PresignHTTP(ctx, c, r, hash, service, region, p.at, append(opts, func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })...)
+}
+
+// limited knows one more key, of a principal with policies.
+type limited struct {
+	aws.Keys
+	grants *policy.Grants
+}
+
+func (l limited) Lookup(ctx context.Context, id, token string) (string, aws.Identity, error) {
+	if id != "AKIALIMITED000000000" {
+		return l.Keys.Lookup(ctx, id, token)
+	}
+	return "secret", aws.Identity{Account: aws.DefaultAccount, AccessKeyID: id, ARN: "arn:aws:iam::" + aws.DefaultAccount + ":user/u", UserName: "u", Grants: l.grants}, nil
+}
+
+// TestDeleteObjectsOneByOne: who deletes many needs the permission for each, and a
+// refusal is that object's alone.
+func TestDeleteObjectsOneByOne(t *testing.T) {
+	f := newFixture(t)
+	f.server.Config.Handler = aws.NewMux(limited{f.keys, &policy.Grants{Identity: []*policy.Document{
+		policy.MustParse("own", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:DeleteObject","Resource":"arn:aws:s3:::one/mine/*"}}`, policy.ForIdentity),
+	}}}, aws.Options{}, f.service)
+	b := f.bucket("one")
+	if _, err := f.client.PutBucketVersioning(t.Context(), &s3.PutBucketVersioningInput{Bucket: &b,
+		VersioningConfiguration: &types.VersioningConfiguration{Status: types.BucketVersioningStatusEnabled}}); err != nil {
+		t.Fatal(err)
+	}
+	var versions []types.ObjectIdentifier
+	var ids []types.ObjectIdentifier
+	for _, key := range []string{"mine/1", "yours/1", "mine/2"} {
+		out := f.put(b, key, key)
+		ids = append(ids, types.ObjectIdentifier{Key: &key})
+		versions = append(versions, types.ObjectIdentifier{Key: &key, VersionId: out.VersionId})
+	}
+	client := s3.New(s3.Options{BaseEndpoint: &f.server.URL, Region: "us-east-1", UsePathStyle: true, RetryMaxAttempts: 1,
+		Credentials: credentials.NewStaticCredentialsProvider("AKIALIMITED000000000", "secret", "")})
+	refused := func(ids []types.ObjectIdentifier) (keys []string) {
+		t.Helper()
+		out, err := client.DeleteObjects(t.Context(), &s3.DeleteObjectsInput{Bucket: &b, Delete: &types.Delete{Objects: ids}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range out.Errors {
+			if *e.Code != "AccessDenied" {
+				t.Errorf("%s: %s %s", *e.Key, *e.Code, *e.Message)
+			}
+			keys = append(keys, *e.Key)
+		}
+		if len(out.Deleted)+len(out.Errors) != len(ids) {
+			t.Errorf("%d deleted and %d refused of %d", len(out.Deleted), len(out.Errors), len(ids))
+		}
+		return keys
+	}
+	if got := refused(versions); len(got) != 3 {
+		t.Errorf("of versions, without the permission for versions, only %q were refused", got)
+	}
+	if got := refused(ids); len(got) != 1 || got[0] != "yours/1" {
+		t.Errorf("refused: %q; want that of yours/1", got)
+	}
+	if _, err := f.get(b, "mine/1", ""); codeOf(err) != "NoSuchKey" {
+		t.Errorf("mine/1 after its deletion: %v", err)
+	}
+	if got, err := f.get(b, "yours/1", ""); err != nil || got != "yours/1" {
+		t.Errorf("yours/1: %q, %v", got, err)
+	}
+	if _, err := client.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &b, Key: ids[1].Key}); codeOf(err) != "AccessDenied" {
+		t.Errorf("DeleteObject of yours/1: %v", err)
+	}
 }
