@@ -63,10 +63,12 @@ func TestFreezing(t *testing.T) {
 				if err != nil {
 					t.Fatalf("a broken line %q", line)
 				}
+				// Ticks tell whole milliseconds: those that begin and end fall into are
+				// partly outside.
 				switch {
-				case at < begin.UnixMilli():
+				case at <= begin.UnixMilli():
 					before++
-				case at <= end.UnixMilli():
+				case at < end.UnixMilli():
 					inside++
 				default:
 					after++

@@ -1,9 +1,11 @@
 package cloudwatchlogs_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -57,11 +59,28 @@ func newRig(t *testing.T) *rig {
 		Region: "us-east-1", BaseEndpoint: &server.URL, RetryMaxAttempts: 1,
 		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 		// StartLiveTail puts stream- before the host.
-		HTTPClient: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		HTTPClient: &http.Client{Transport: wholeBodies{&http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, server.Listener.Addr().String())
-		}}},
+		}}}},
 	})
 	return r
+}
+
+// wholeBodies gives net/http bodies of its own. The SDK closes that of a request when
+// the answer begins; where net/http had not looked for its end yet, which a server
+// this near leaves it no time for, it ends the connection and with it the stream.
+type wholeBodies struct{ http.RoundTripper }
+
+func (w wholeBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		r = r.Clone(r.Context())
+		r.Body = io.NopCloser(bytes.NewReader(b))
+	}
+	return w.RoundTripper.RoundTrip(r)
 }
 
 func (r *rig) must(err error) {
