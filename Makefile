@@ -82,9 +82,9 @@ fuzz:
 	    echo "fuzz $$d $$t"; $(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$d || exit 1; \
 	  done; done
 
-## bench: floor and lambdad in one run, ratios
+## bench: floors and lambdad in one run, ratios (BENCHFLAGS="--quick --only warm,cold": parts of it)
 bench: build
-	$(GO) run ./integration/bench --lambdad bin/lambdad
+	$(GO) run ./integration/bench --lambdad bin/lambdad $(BENCHFLAGS)
 
 ## test-vm: sandboxtest on a stock kernel under emulated QEMU: cgroup v2 only, and without user namespaces
 test-vm: needs

@@ -30,17 +30,17 @@ func TestRun(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", t.TempDir())
 	var out strings.Builder
-	o := options{rounds: 2, requests: 5, slice: 50 * time.Millisecond, cold: 1, environments: 3}
+	o := options{limit: time.Hour, rounds: 2, requests: 5, slice: 50 * time.Millisecond, cold: 1, environments: 3}
 	if err := run(t.Context(), o, &out, t.Output()); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"isolation tier", "| floor: net/http, two hops | ", "| lambdad, Go, 3 extensions | ", "| lambdad, Python, 0 extensions | ",
-		"### Throughput", "| floor: fork and exec", "### Memory of a resting environment", "### Sandboxes created and destroyed"} {
+	for _, part := range []string{"isolation tier root", "### Targets", "| floor: net/http, two hops | ", "| floor: the same, loop by hand", "| lambdad, Go, 3 extensions | ",
+		"### Extensions", "### Freezing", "### Throughput", "| floor: fork and exec", "### Memory of a resting environment", "### Sandboxes created and destroyed"} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("the report lacks %q", part)
 		}
 	}
-	if strings.Contains(out.String(), "not measured") || t.Failed() {
+	if strings.Contains(out.String(), "Not measured") || t.Failed() {
 		t.Errorf("the report is\n%s", out.String())
 	}
 	left, err := os.ReadDir(os.Getenv("TMPDIR"))
@@ -51,15 +51,20 @@ func TestRun(t *testing.T) {
 	}
 }
 
-func TestQuantile(t *testing.T) {
-	s := &sample{times: []time.Duration{5, 1, 4, 2, 3}}
-	for q, want := range map[float64]time.Duration{0: 1, 0.5: 3, 0.99: 5, 1: 5} {
-		if got := s.quantile(q); got != want {
-			t.Errorf("quantile %v is %d, want %d", q, got, want)
-		}
+func TestParse(t *testing.T) {
+	o, err := parse([]string{"--quick", "--only", "cold,warm", "--rounds", "7"})
+	if err != nil || o.rounds != 7 || o.requests != quick.requests || o.only != "cold,warm" {
+		t.Errorf("%+v, %v", o, err)
 	}
-	if (&sample{}).median() != 0 {
-		t.Error("no times have a median")
+	list, err := chosen(o)
+	if err != nil || names(list) != "cold,warm" {
+		t.Errorf("%v, %v", list, err)
+	}
+	if o, err = parse(nil); err != nil || o != usual {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if _, err := chosen(options{only: "warm,tepid"}); err == nil {
+		t.Error("there is no tepid")
 	}
 }
 

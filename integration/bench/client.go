@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -38,6 +37,15 @@ func (c *client) close() { c.transport.CloseIdleConnections() }
 
 // do sends one request; the caller closes the answer's body.
 func (c *client) do(ctx context.Context, method, url string, body []byte) (*http.Response, error) {
+	req, err := c.request(ctx, method, url, body)
+	if err != nil {
+		return nil, err
+	}
+	return c.transport.RoundTrip(req)
+}
+
+// request is a signed request.
+func (c *client) request(ctx context.Context, method, url string, body []byte) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -46,10 +54,7 @@ func (c *client) do(ctx context.Context, method, url string, body []byte) (*http
 		req.Header.Set("Content-Type", "application/json")
 	}
 	sum := sha256.Sum256(body)
-	if err := c.signer.SignHTTP(ctx, c.keys, req, hex.EncodeToString(sum[:]), "lambda", c.region, time.Now()); err != nil {
-		return nil, err
-	}
-	return c.transport.RoundTrip(req)
+	return req, c.signer.SignHTTP(ctx, c.keys, req, hex.EncodeToString(sum[:]), "lambda", c.region, time.Now())
 }
 
 // answer is what the probe says.
@@ -62,26 +67,41 @@ type answer struct {
 var errThrottled = errors.New("throttled")
 
 // invoke sends an event and checks that its own answer comes back. It returns how
-// long that took, from before the signing to the last byte.
+// long that took, from the signed request to the last byte.
 func (c *client) invoke(ctx context.Context, url, echo string, sleep time.Duration) (answer, time.Duration, error) {
-	body := fmt.Appendf(nil, `{"echo":%q,"sleepMs":%d}`, echo, sleep.Milliseconds())
-	begin := time.Now()
-	resp, err := c.do(ctx, "POST", url, body)
+	var a answer
+	text, took, err := c.send(ctx, url, fmt.Appendf(nil, `{"echo":%q,"sleepMs":%d}`, echo, sleep.Milliseconds()))
+	if err == nil {
+		if err = json.Unmarshal(text, &a); err != nil || a.Echo != echo {
+			err = fmt.Errorf("invoking %s: it answers %s", url, text)
+		}
+	}
+	return a, took, err
+}
+
+// send sends an event and returns the answer of a function that did not fail.
+func (c *client) send(ctx context.Context, url string, event []byte) ([]byte, time.Duration, error) {
+	req, err := c.request(ctx, "POST", url, event)
 	if err != nil {
-		return answer{}, 0, err
+		return nil, 0, err
+	}
+	begin := time.Now()
+	resp, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return nil, 0, err
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
+	var text bytes.Buffer
+	text.Grow(max(int(resp.ContentLength), 0) + bytes.MinRead)
+	_, err = text.ReadFrom(resp.Body)
 	took := time.Since(begin)
-	if err != nil {
-		return answer{}, 0, err
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case resp.StatusCode == http.StatusTooManyRequests:
+		return nil, 0, errThrottled
+	case resp.StatusCode != http.StatusOK || resp.Header.Get("X-Amz-Function-Error") != "":
+		return nil, 0, fmt.Errorf("invoking %s: %s %.1000s", url, resp.Status, text.Bytes())
 	}
-	if resp.StatusCode == http.StatusTooManyRequests {
-		return answer{}, 0, errThrottled
-	}
-	var a answer
-	if err := json.Unmarshal(text, &a); err != nil || resp.StatusCode != http.StatusOK || resp.Header.Get("X-Amz-Function-Error") != "" || a.Echo != echo {
-		return answer{}, 0, fmt.Errorf("invoking %s: %s %s", url, resp.Status, text)
-	}
-	return a, took, nil
+	return text.Bytes(), took, nil
 }

@@ -1,10 +1,11 @@
-// Command bench measures the whole system in one run: the floor (package floor)
+// Command bench measures the whole system in one run: the floors (package floor)
 // and lambdad side by side, through the same client and with the same runtime
 // program, turn by turn, so that what the machine does meanwhile meets all alike.
-// It prints a table in Markdown. Absolute figures are the machine's; the ratios
-// are lambdad's.
+// It prints tables in Markdown. Absolute figures are the machine's; the ratios are
+// lambdad's.
 //
 //	go run ./integration/bench --lambdad bin/lambdad
+//	go run ./integration/bench --lambdad bin/lambdad --quick --only warm,cold
 //
 // With LAMBDAD_BENCH_RIE naming the binary of AWS's Runtime Interface Emulator,
 // that is measured too. Everything happens in temporary directories on free ports;
@@ -22,15 +23,20 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/lambdad/lambdad/integration/floor"
 )
 
-// options say how much is measured.
+// options say what is measured, and how much of it.
 type options struct {
 	lambdad      string        // the binary; "" builds one
+	only         string        // sections, separated by commas; "": all that full says
+	limit        time.Duration // what is not measured by then is left out
 	rounds       int           // turns of the warm measurements
 	requests     int           // requests per turn and target
 	slice        time.Duration // length of a throughput turn
@@ -39,21 +45,47 @@ type options struct {
 	serveArgs    string        // more arguments for lambdad serve
 }
 
+// usual is what make bench measures; quick is for a look while one works.
+var (
+	usual = options{limit: 5 * time.Minute, rounds: 40, requests: 25, slice: 150 * time.Millisecond, cold: 25, environments: 200}
+	quick = options{limit: time.Minute, rounds: 15, requests: 15, slice: 50 * time.Millisecond, cold: 5, environments: 30}
+)
+
+// A part of the benchmark measures and fills one section of the report.
+type part struct {
+	name string
+	run  func(context.Context, *bench, *section) error
+}
+
+var parts = []part{
+	{"warm", warm},
+	{"extensions", extensions},
+	{"freeze", freeze},
+	{"throughput", throughput},
+	{"cold", coldStarts},
+	{"memory", frozenMemory},
+	{"sandboxes", sandboxes},
+}
+
+func names(list []part) string {
+	var names []string
+	for _, p := range list {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ",")
+}
+
 func main() {
 	floor.Main()
 	riemain()
 	sandboxMain()
-	var o options
-	flag.StringVar(&o.lambdad, "lambdad", "", "`binary` to measure (default: built from this module)")
-	flag.IntVar(&o.rounds, "rounds", 15, "turns each warm target gets")
-	flag.IntVar(&o.requests, "requests", 100, "requests in a turn")
-	flag.DurationVar(&o.slice, "slice", 300*time.Millisecond, "length of a throughput turn")
-	flag.IntVar(&o.cold, "cold", 25, "cold starts of each kind")
-	flag.IntVar(&o.environments, "environments", 100, "frozen environments whose memory is measured")
-	flag.StringVar(&o.serveArgs, "serve-args", "", "more arguments for lambdad serve, separated by spaces")
-	flag.Parse()
+	o, err := parse(os.Args[1:])
+	if err != nil {
+		os.Exit(2) // it is said
+	}
+	debug.SetGCPercent(400) // the client's collector is nobody's cost
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, o, os.Stdout, os.Stderr)
+	err = run(ctx, o, os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -61,128 +93,146 @@ func main() {
 	}
 }
 
-// run measures everything and writes the report to out; progress goes to status.
+// parse reads the command line; flags that are not given are as --quick says.
+func parse(args []string) (options, error) {
+	o := usual
+	if slices.Contains(args, "--quick") || slices.Contains(args, "-quick") {
+		o = quick
+	}
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.Bool("quick", false, "measure less, in under a minute")
+	fs.StringVar(&o.lambdad, "lambdad", "", "`binary` to measure (default: built from this module)")
+	fs.StringVar(&o.only, "only", "", "`parts` to measure, of "+names(parts))
+	fs.DurationVar(&o.limit, "limit", o.limit, "`time` after which nothing more is begun")
+	fs.IntVar(&o.rounds, "rounds", o.rounds, "turns each warm target gets")
+	fs.IntVar(&o.requests, "requests", o.requests, "requests in a turn")
+	fs.DurationVar(&o.slice, "slice", o.slice, "length of a throughput turn")
+	fs.IntVar(&o.cold, "cold", o.cold, "cold starts of each kind")
+	fs.IntVar(&o.environments, "environments", o.environments, "frozen environments whose memory is measured")
+	fs.StringVar(&o.serveArgs, "serve-args", "", "more arguments for lambdad serve, separated by spaces")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if _, err := chosen(o); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return o, err
+	}
+	return o, nil
+}
+
+// chosen are the parts that the options ask for.
+func chosen(o options) ([]part, error) {
+	if o.only == "" {
+		return parts, nil
+	}
+	var list []part
+	for name := range strings.SplitSeq(o.only, ",") {
+		i := slices.IndexFunc(parts, func(p part) bool { return p.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("--only %s: it must be of %s", name, names(parts))
+		}
+		list = append(list, parts[i])
+	}
+	return list, nil
+}
+
+// A bench is what all parts use.
+type bench struct {
+	options
+	dir    string // temporary
+	probe  string
+	report *report
+	status io.Writer
+	undo   []func() error // of the part that runs
+	// clientOf are the clients of runtimes other than Go, by identifier.
+	clientOf map[string]floor.Runtime
+}
+
+func (b *bench) say(format string, v ...any) { fmt.Fprintf(b.status, "bench: "+format+"\n", v...) }
+
+// later has something undone at the end of the part.
+func (b *bench) later(undo func() error) { b.undo = append(b.undo, undo) }
+
+// run measures and writes the report to out; progress goes to status. A part that
+// fails is told in the report and in the error; the others are measured.
 func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 	if runtime.GOOS != "linux" {
 		return fmt.Errorf("the benchmark needs Linux, this is %s", runtime.GOOS)
 	}
-	dir, err := os.MkdirTemp("", "lambdad-bench-")
+	list, err := chosen(o)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	say := func(format string, v ...any) { fmt.Fprintf(status, "bench: "+format+"\n", v...) }
-
-	say("building")
-	bins := filepath.Join(dir, "bin")
-	probe := filepath.Join(bins, "bootstrap")
-	if err := build(ctx, probe, "github.com/lambdad/lambdad/integration/bench/probe"); err != nil {
+	b := &bench{options: o, status: status, report: &report{}}
+	if b.dir, err = os.MkdirTemp("", "lambdad-bench-"); err != nil {
 		return err
 	}
-	if o.lambdad == "" {
-		o.lambdad = filepath.Join(bins, "lambdad")
-		if err := build(ctx, o.lambdad, "github.com/lambdad/lambdad/cmd/lambdad"); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	begin := time.Now()
+
+	b.say("building")
+	b.probe = filepath.Join(b.dir, "bin", "bootstrap")
+	if err := build(ctx, b.probe, "github.com/lambdad/lambdad/integration/bench/probe"); err != nil {
+		return err
+	}
+	if b.lambdad == "" {
+		b.lambdad = filepath.Join(b.dir, "bin", "lambdad")
+		if err := build(ctx, b.lambdad, "github.com/lambdad/lambdad/cmd/lambdad"); err != nil {
 			return err
 		}
 	}
-
-	one, err := floor.Start(probe, 1)
-	if err != nil {
+	if err := b.clients(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, one.Close()) }()
-	four, err := floor.Start(probe, clients)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, four.Close()) }()
-
-	say("starting lambdad")
-	s, err := startServer(ctx, o, filepath.Join(dir, "data"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-
-	r := &report{}
-	r.host(dir, s)
-	functions, err := s.prepare(ctx, probe)
-	if err != nil {
-		return err
-	}
-	emulators, err := startEmulators(dir, probe)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		for _, e := range emulators {
-			err = errors.Join(err, e.stop())
+	b.report.begin()
+	var failed error
+	for _, p := range list {
+		s := b.report.section(p.name)
+		if passed := time.Since(begin); passed > o.limit {
+			s.note("Not measured: %v had passed.", o.limit)
+			continue
 		}
-	}()
-
-	// Each target with how it is reached by one client, and by several at once.
-	floorOne := &target{name: "floor: net/http, two hops", url: one.URL}
-	floorFour := &target{name: floorOne.name, url: four.URL}
-	single, several := []*target{floorOne}, []*target{floorFour}
-	for _, f := range functions {
-		t := &target{name: "lambdad, " + f.title, url: s.invokeURL(f.name), server: s}
-		single, several = append(single, t), append(several, t)
+		began := time.Now()
+		err := p.run(ctx, b, s)
+		for _, undo := range slices.Backward(b.undo) {
+			err = errors.Join(err, undo())
+		}
+		b.undo = nil
+		b.say("%s took %.1fs", p.name, time.Since(began).Seconds())
+		if err != nil {
+			s.note("Not measured: %v", err)
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", p.name, err))
+		}
+		if ctx.Err() != nil {
+			return errors.Join(failed, context.Cause(ctx))
+		}
 	}
-	for _, e := range emulators {
-		single = append(single, &target{name: e.title, url: e.url})
-	}
-
-	say("warm, one client: %d turns of %d requests", o.rounds, o.requests)
-	warm, err := measureWarm(ctx, single, o.rounds, o.requests, 0)
-	if err != nil {
-		return err
-	}
-	r.warm(warm)
-	say("warm, with pauses in which environments freeze")
-	paused, err := measureWarm(ctx, single, max(2, o.rounds/3), 10, pause)
-	if err != nil {
-		return err
-	}
-	r.paused(paused)
-	say("%d clients at once", clients)
-	rates, err := measureRates(ctx, several, o.rounds, o.slice)
-	if err != nil {
-		return err
-	}
-	r.rates(rates)
-	say("cold starts: %d of each kind", o.cold)
-	cold, err := measureCold(ctx, s, probe, o.cold)
-	if err != nil {
-		return err
-	}
-	riecold, err := coldEmulators(ctx, dir, probe, o.cold)
-	if err != nil {
-		return err
-	}
-	r.cold(append(cold, riecold...))
-	say("memory of %d frozen environments", o.environments)
-	// Of a server that has done nothing else, whose heap the work before has not
-	// swollen.
-	memory, err := freshMemory(ctx, o, filepath.Join(dir, "data-memory"), probe)
-	if err != nil {
-		return err
-	}
-	r.memory(memory)
-	say("sandboxes per second")
-	r.sandboxes(measureSandboxes(ctx, filepath.Join(dir, "sandboxes"), probe))
-
-	_, err = io.WriteString(out, r.text())
-	return err
+	_, err = io.WriteString(out, b.report.text())
+	return errors.Join(failed, err)
 }
 
-// freshMemory measures memory on a server of its own.
-func freshMemory(ctx context.Context, o options, dir, probe string) (m *memory, err error) {
-	s, err := startServer(ctx, o, dir)
+// server starts lambdad until the end of the part.
+func (b *bench) server(ctx context.Context, args ...string) (*server, error) {
+	dir, err := os.MkdirTemp(b.dir, "data-")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	return measureMemory(ctx, s, probe, o.environments)
+	s, err := startServer(ctx, b.lambdad, dir, append(args, strings.Fields(b.serveArgs)...))
+	if err != nil {
+		return nil, err
+	}
+	b.later(s.stop)
+	b.report.server(s)
+	return s, nil
+}
+
+// floor starts a floor until the end of the part.
+func (b *bench) floor(kind floor.Kind, r floor.Runtime, n int) (*floor.Floor, error) {
+	f, err := floor.Start(kind, r, n)
+	if err == nil {
+		b.later(f.Close)
+	}
+	return f, err
 }
 
 // build builds a static program.

@@ -5,123 +5,186 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 )
 
-// A report is the table in the making.
-type report struct{ b strings.Builder }
+// A report is the text in the making.
+type report struct {
+	host     string
+	version  string // of lambdad
+	tier     string
+	sections []*section
+	verdicts map[string]verdict
+	idle     []float64 // shares of the processor that were to be had between turns
+}
 
-func (r *report) text() string { return r.b.String() }
+// A section is what one part of the benchmark says.
+type section struct {
+	name, title string
+	body        strings.Builder
+}
 
-func (r *report) line(format string, v ...any) { fmt.Fprintf(&r.b, format+"\n", v...) }
+func (r *report) section(name string) *section {
+	s := &section{name: name, title: name}
+	r.sections = append(r.sections, s)
+	return s
+}
 
-// table writes a table with its heading.
-func (r *report) table(title, note string, head []string, rows [][]string) {
-	r.line("\n### %s\n", title)
-	if note != "" {
-		r.line("%s\n", note)
-	}
-	r.line("| %s |", strings.Join(head, " | "))
-	r.line("|%s", strings.Repeat("---|", len(head)))
+// note writes a paragraph.
+func (s *section) note(format string, v ...any) {
+	fmt.Fprintf(&s.body, "\n%s\n", strings.TrimSpace(fmt.Sprintf(format, v...)))
+}
+
+// table writes a table.
+func (s *section) table(head []string, rows [][]string) {
+	fmt.Fprintf(&s.body, "\n| %s |\n|%s\n", strings.Join(head, " | "), strings.Repeat("---|", len(head)))
 	for _, row := range rows {
-		r.line("| %s |", strings.Join(row, " | "))
+		for i, cell := range row {
+			row[i] = strings.NewReplacer("|", "/", "\n", " ").Replace(cell)
+		}
+		fmt.Fprintf(&s.body, "| %s |\n", strings.Join(row, " | "))
 	}
 }
 
-// host says where all this was measured.
-func (r *report) host(dir string, s *server) {
+// A promise is a row of the table of targets.
+type promise struct{ key, what, target string }
+
+// promises are what lambdad is to keep, in the order they are shown.
+var promises = []promise{
+	{"warm", "Warm invocation, Go, no extensions", "≤ 1.25 × the two-hop net/http floor"},
+	{"rie", "The same, against AWS's emulator", "< 1 × the emulator"},
+	{"answer", "Each further extension, on the caller's answer", "≤ 30 µs"},
+	{"end", "Each further extension, on the end of the invoke phase", "≤ 60 µs"},
+	{"go", "Throughput, 4 environments, Go", "≥ 7,000/s"},
+	{"python", "Throughput, 4 environments, Python", "≥ 5,500/s"},
+	{"node", "Throughput, 4 environments, Node.js", "≥ 3,000/s"},
+	{"frozen", "Freezing, on the warm median", "≤ 60 µs with cgroup v2, ≤ 220 µs with v1"},
+	{"close", "Freezing, where requests follow each other closely", "none"},
+	{"pool", "Cold start, the platform's part, from the pool", "≤ 1.5 ms"},
+	{"demand", "Cold start, the platform's part, built on demand", "≤ 3 ms"},
+	{"shut", "Sandboxes, no outbound network, /tmp never written", "≥ 400/s"},
+	{"open", "Sandboxes, everything on", "≥ 200/s"},
+	{"memory", "A frozen environment, the daemon's own memory", "≤ 200 KiB"},
+	{"lines", "Log lines through one environment to one subscriber", "≥ 100,000/s, none lost"},
+	{"get", "GetFunction", "≤ 1 ms"},
+	{"create", "CreateFunction, 10 MB zip", "bounded by unzip"},
+}
+
+// A verdict is what was measured of a promise.
+type verdict struct {
+	value string
+	held  string
+}
+
+// judge says whether a measured value keeps a promise: at most bound or, with least,
+// at least. Where the bound lies within the confidence interval, it says so.
+func (r *report) judge(key, format string, e estimate, bound float64, least bool) {
+	keeps := e.value <= bound
+	if least {
+		keeps = e.value >= bound
+	}
+	held := "not held"
+	if keeps {
+		held = "held"
+	}
+	if e.low < bound && bound < e.high {
+		held += ", within the noise"
+	}
+	r.verdict(key, e.format(format), held)
+}
+
+func (r *report) verdict(key, value, held string) {
+	if !slices.ContainsFunc(promises, func(p promise) bool { return p.key == key }) {
+		panic("no promise " + key)
+	}
+	if r.verdicts == nil {
+		r.verdicts = map[string]verdict{}
+	}
+	r.verdicts[key] = verdict{value, held}
+}
+
+// begin notes where all this is measured.
+func (r *report) begin() {
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	mem, _ := fields("/proc/meminfo")
 	load, _ := os.ReadFile("/proc/loadavg")
 	python, _ := exec.Command("python3", "--version").Output()
-	r.line("## lambdad %s, measured %s\n", s.version, time.Now().UTC().Format("2006-01-02 15:04 UTC"))
-	r.line("%s, %d cores, %.0f GiB; Linux %s, %s; %s, %s; isolation tier %s; load before: %s.",
-		cpuModel(), runtime.NumCPU(), float64(mem["MemTotal"])/(1<<30), strings.TrimSpace(string(kernel)), cgroups(),
-		runtime.Version(), strings.TrimSpace(string(python)), s.tier, strings.Join(strings.Fields(string(load))[:min(3, len(strings.Fields(string(load))))], " "))
-	r.line("Client, daemons and runtimes share the machine; all were measured by turns in this one run.")
-	var busy float64
-	if fmt.Sscan(string(load), &busy); busy > float64(runtime.NumCPU())/2 {
-		r.line("**The machine was busy with other work: medians and ratios say little, p10 says more.**")
+	node, _ := exec.Command("node", "--version").Output()
+	loads := strings.Fields(string(load))
+	said := []string{runtime.Version()}
+	for _, s := range []string{string(python), "Node " + string(node)} {
+		if s = strings.TrimSpace(s); s != "" && s != "Node" {
+			said = append(said, s)
+		}
 	}
+	r.host = fmt.Sprintf("%s, %d cores, %.0f GiB; Linux %s, %s; %s; load before: %s",
+		cpuModel(), runtime.NumCPU(), float64(mem["MemTotal"])/(1<<30), strings.TrimSpace(string(kernel)), cgroups(),
+		strings.Join(said, ", "), strings.Join(loads[:min(3, len(loads))], " "))
+}
+
+// server notes what is measured.
+func (r *report) server(s *server) { r.version, r.tier = s.version, s.tier }
+
+// quietEnough is the share of the processor below which a run says that the machine
+// was busy with other work.
+const quietEnough = 0.9
+
+// text is the whole report.
+func (r *report) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "## lambdad %s, measured %s\n\n%s; isolation tier %s.\n", r.version, time.Now().UTC().Format("2006-01-02 15:04 UTC"), r.host, r.tier)
+	b.WriteString("Client, daemons and runtimes share the machine; all are measured by turns in this one run. A ratio is the median of\n" +
+		"those of each turn, in parentheses its 95 % interval.\n")
+	if len(r.idle) > 0 {
+		share := quantile(r.idle, 0.5)
+		fmt.Fprintf(&b, "Between turns every core gave %.0f %% of the time asked for (a tenth of the times less than %.0f %%).\n", 100*share, 100*quantile(r.idle, 0.1))
+		if share < quietEnough {
+			b.WriteString("\n**The machine was busy with other work: times say little, ratios and their intervals more.**\n")
+		}
+	}
+	if len(r.verdicts) > 0 {
+		s := &section{}
+		var rows [][]string
+		for _, p := range promises {
+			if v, ok := r.verdicts[p.key]; ok {
+				rows = append(rows, []string{p.what, p.target, v.value, v.held})
+			}
+		}
+		s.table([]string{"", "target", "measured", ""}, rows)
+		b.WriteString("\n### Targets\n" + s.body.String())
+	}
+	for _, s := range r.sections {
+		fmt.Fprintf(&b, "\n### %s\n%s", s.title, s.body.String())
+	}
+	return b.String()
 }
 
 func micros(d time.Duration) string { return fmt.Sprintf("%.0f µs", float64(d)/1e3) }
 func millis(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/1e6) }
 
 // latencies writes samples, each as a multiple of the first.
-func (r *report) latencies(title, note string, samples []*sample) {
+func (s *section) latencies(first string, samples []*sample) {
 	var rows [][]string
-	for _, s := range samples {
-		ratio := func(q float64) string {
-			return fmt.Sprintf("%.2f", float64(s.quantile(q))/float64(samples[0].quantile(q)))
+	for _, x := range samples {
+		row := []string{x.name, micros(x.median()), "", micros(x.quantile(0.1)), "", micros(x.quantile(0.99)), "", ""}
+		if x != samples[0] {
+			row[2] = "**" + x.ratio(samples[0], 0.5).String() + "**"
+			row[4] = x.ratio(samples[0], 0.1).String()
+			row[6] = fmt.Sprintf("%.2f", float64(x.quantile(0.99))/float64(samples[0].quantile(0.99)))
 		}
-		rows = append(rows, []string{s.name, micros(s.median()), "**" + ratio(0.5) + "**", micros(s.quantile(0.1)), ratio(0.1),
-			micros(s.quantile(0.99)), ratio(0.99), fmt.Sprint(len(s.times))})
-	}
-	r.table(title, note, []string{"one client, keep-alive", "median", "÷ floor", "p10", "÷ floor", "p99", "÷ floor", "requests"}, rows)
-}
-
-func (r *report) warm(samples []*sample) {
-	r.latencies("Warm invocation", "Promise: Go without extensions ≤ 1.5 × the floor.", samples)
-}
-
-func (r *report) paused(samples []*sample) {
-	r.latencies("Warm invocation after a pause", fmt.Sprintf("%v between requests, so that every environment freezes and is thawed; the floor's processes sleep too.", pause), samples)
-}
-
-func (r *report) rates(rates []*rate) {
-	var rows [][]string
-	for _, x := range rates {
-		rows = append(rows, []string{x.name, fmt.Sprintf("%.0f/s", x.median()), fmt.Sprintf("%.2f", x.median()/rates[0].median())})
-	}
-	r.table("Throughput", fmt.Sprintf("%d clients at once; the floor has %d runtimes. Median of the turns.", clients, clients),
-		[]string{"", "invocations", "÷ floor"}, rows)
-}
-
-func (r *report) cold(list []*cold) {
-	var rows [][]string
-	for _, c := range list {
-		row := []string{c.name, millis(c.process.median()), millis(c.process.quantile(0.9)), "", "", ""}
-		if len(c.whole.times) > 0 {
-			row[3], row[4] = millis(c.whole.median()), millis(c.whole.quantile(0.9))
-		}
-		if c.first > 0 {
-			row[5] = millis(c.first)
+		if len(x.processor) > 0 {
+			row[7] = micros(quantile(x.processor, 0.5))
 		}
 		rows = append(rows, row)
 	}
-	r.table("Cold start", "The platform's part ends where main of the runtime process begins (its language's own start included). Promise: ≤ 10 ms. Unpacked once per version: the first of all is told apart.",
-		[]string{"", "to runtime process", "p90", "to answer", "p90", "first of all"}, rows)
+	s.table([]string{first, "median", "÷ floor", "p10", "÷ floor", "p99", "÷ floor", "processor time of the daemon"}, rows)
 }
 
-func (r *report) memory(m *memory) {
-	kib := func(x float64) string { return fmt.Sprintf("%.0f KiB", x/1024) }
-	var states []string
-	for s, n := range m.states {
-		states = append(states, fmt.Sprintf("%d %s", n, s))
+func plural(extensions int) string {
+	if extensions == 1 {
+		return "1 extension"
 	}
-	sort.Strings(states)
-	r.table("Memory of a resting environment", fmt.Sprintf("Go function without extensions, %.1f processes each; the average of %d environments (%s).", m.processes, m.environments, strings.Join(states, ", ")),
-		[]string{"", "each"}, [][]string{
-			{"by lambdad's own count (ps)", kib(m.accounted)},
-			{"its processes, resident", kib(m.rss)},
-			{"its processes, shared pages divided", kib(m.pss)},
-			{"growth of the daemon (anonymous memory)", kib(m.daemon)},
-			{"growth of the kernel (slab, stacks, page tables, per CPU)", kib(m.kernel)},
-			{"what the host has less (MemAvailable)", kib(m.available)},
-		})
-}
-
-func (r *report) sandboxes(perSecond float64, tier string, err error) {
-	value := fmt.Sprintf("%.0f/s", perSecond)
-	if err != nil {
-		value = "not measured: " + strings.ReplaceAll(err.Error(), "|", "/")
-	}
-	if tier != "" {
-		tier = "tier " + tier + ", "
-	}
-	r.table("Sandboxes created and destroyed", "Two at a time; each runs a static program to its end.", []string{"", ""},
-		[][]string{{tier + "no outbound network, own /tmp", value}})
+	return fmt.Sprintf("%d extensions", extensions)
 }

@@ -37,20 +37,20 @@ func (e *emulator) stop() error {
 	return nil
 }
 
-// startEmulators starts an emulator for each number of extensions, if there is one.
-func startEmulators(dir, probe string) (list []*emulator, err error) {
+// emulators starts an emulator for each number of extensions until the end of the
+// part, if there is one.
+func (b *bench) emulators() ([]*target, error) {
 	if os.Getenv(rieBinary) == "" {
 		return nil, nil
 	}
+	var list []*target
 	for _, n := range extensionCounts {
-		e, err := startEmulator(dir, probe, n)
+		e, err := startEmulator(b.dir, b.probe, n)
 		if err != nil {
-			for _, started := range list {
-				err = errors.Join(err, started.stop())
-			}
 			return nil, fmt.Errorf("starting the emulator: %w", err)
 		}
-		list = append(list, e)
+		b.later(e.stop)
+		list = append(list, &target{name: e.title, url: e.url, pid: e.cmd.Process.Pid})
 	}
 	return list, nil
 }
@@ -85,7 +85,7 @@ func startEmulator(dir, probe string, extensions int) (*emulator, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &emulator{title: "AWS's emulator, Go, " + plural(extensions), url: "http://" + front + "/2015-03-31/functions/function/invocations"}
+	e := &emulator{title: emulatorTitle(extensions), url: "http://" + front + "/2015-03-31/functions/function/invocations"}
 	e.cmd = exec.Command(self)
 	e.cmd.Env = append(os.Environ(), rieRole+"="+strings.Join([]string{opt, os.Getenv(rieBinary),
 		"--log-level", "error", "--runtime-interface-emulator-address", front, "--runtime-api-address", back, probe}, "\n"))
@@ -107,33 +107,34 @@ func startEmulator(dir, probe string, extensions int) (*emulator, error) {
 }
 
 // coldEmulators measures first invocations, each of a new emulator.
-func coldEmulators(ctx context.Context, dir, probe string, n int) ([]*cold, error) {
+func (b *bench) coldEmulators(ctx context.Context) ([]*cold, error) {
 	if os.Getenv(rieBinary) == "" {
 		return nil, nil
 	}
-	c := newClient(nil)
-	defer c.close()
 	var list []*cold
 	for _, extensions := range extensionCounts {
-		list = append(list, &cold{})
-		for round := range n {
-			e, err := startEmulator(dir, probe, extensions)
+		x := &cold{name: emulatorTitle(extensions)}
+		list = append(list, x)
+		for round := range b.cold {
+			e, err := startEmulator(b.dir, b.probe, extensions)
 			if err != nil {
 				return nil, err
 			}
-			begin := time.Now()
+			c := newClient(nil)
+			began := time.Now()
 			a, took, err := c.invoke(ctx, e.url, fmt.Sprint(round), 0)
+			c.close()
 			if err := errors.Join(err, e.stop()); err != nil {
 				return nil, err
 			}
-			x := list[len(list)-1]
-			x.name = e.title
-			x.process.times = append(x.process.times, time.Unix(0, a.Started).Sub(begin.Round(0)))
-			x.whole.times = append(x.whole.times, took)
+			x.process = append(x.process, time.Unix(0, a.Started).Sub(began.Round(0)))
+			x.whole = append(x.whole, took)
 		}
 	}
 	return list, nil
 }
+
+func emulatorTitle(extensions int) string { return "AWS's emulator, Go, " + plural(extensions) }
 
 // freePort returns an address that was free a moment ago.
 func freePort() (string, error) {

@@ -27,6 +27,22 @@ const (
 	sandboxParallel = 2
 )
 
+// sandboxes builds and destroys as many as it can.
+func sandboxes(ctx context.Context, b *bench, r *section) error {
+	r.title = "Sandboxes created and destroyed"
+	dir, err := os.MkdirTemp(b.dir, "sandboxes-")
+	if err != nil {
+		return err
+	}
+	n, tier, err := measureSandboxes(ctx, dir, b.probe)
+	if err != nil {
+		return err
+	}
+	r.note("Two at a time; each runs a static program to its end.")
+	r.table([]string{"", ""}, [][]string{{"tier " + tier + ", no outbound network, own /tmp", fmt.Sprintf("%.0f/s", n)}})
+	return nil
+}
+
 // measureSandboxes returns how many sandboxes can be created, used and destroyed in
 // a second, and the tier.
 func measureSandboxes(ctx context.Context, dir, probe string) (perSecond float64, tier string, err error) {

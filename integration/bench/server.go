@@ -41,11 +41,10 @@ type server struct {
 	client   *client
 }
 
-// startServer starts lambdad on a free port with its data below dir.
-func startServer(ctx context.Context, o options, dir string) (_ *server, err error) {
-	s := &server{binary: o.lambdad, data: dir, exited: make(chan error, 1), log: &bytes.Buffer{}}
-	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--data-dir", dir, "--log-level", "warn", "--idle-timeout", "10m"}, strings.Fields(o.serveArgs)...)
-	s.cmd = exec.Command(s.binary, args...)
+// startServer starts lambdad on a free port with its data in dir.
+func startServer(ctx context.Context, binary, dir string, args []string) (_ *server, err error) {
+	s := &server{binary: binary, data: dir, exited: make(chan error, 1), log: &bytes.Buffer{}}
+	s.cmd = exec.Command(s.binary, append([]string{"serve", "--listen", "127.0.0.1:0", "--data-dir", dir, "--log-level", "warn", "--idle-timeout", "10m"}, args...)...)
 	s.cmd.Stderr = s.log
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
@@ -121,33 +120,14 @@ func (s *server) invokeURL(function string) string {
 	return s.endpoint + "/2015-03-31/functions/" + function + "/invocations"
 }
 
-// A function is one that the benchmark made.
-type function struct{ name, title string }
-
 // extensionCounts are the numbers of Go extensions measured.
 var extensionCounts = []int{0, 1, 3}
 
-// prepare makes layers and the functions of the warm measurements.
-func (s *server) prepare(ctx context.Context, probe string) ([]function, error) {
-	var list []function
-	for _, n := range extensionCounts {
-		f := function{fmt.Sprintf("go-%d", n), fmt.Sprintf("Go, %d extensions", n)}
-		if n == 1 {
-			f.title = "Go, 1 extension"
-		}
-		if err := s.create(ctx, f.name, "provided.al2023", probe, n); err != nil {
-			return nil, err
-		}
-		list = append(list, f)
-	}
-	f := function{"python-0", "Python, 0 extensions"}
-	if err := s.create(ctx, f.name, pythonRuntime, "", 0); err != nil {
-		return nil, err
-	}
-	return append(list, f), nil
-}
-
-const pythonRuntime = "python3.12"
+const (
+	goRuntime     = "provided.al2023"
+	pythonRuntime = "python3.12"
+	nodeRuntime   = "nodejs20.x"
+)
 
 // pythonSource is the same function as the probe's, for Python.
 const pythonSource = `import time
@@ -158,19 +138,35 @@ def handler(event, context):
     return {"started": started, "echo": event.get("echo", "")}
 `
 
-// create makes a function with n extensions and waits until it can be invoked.
-func (s *server) create(ctx context.Context, name, runtime, probe string, n int) error {
-	files := map[string][]byte{"function.py": []byte(pythonSource)}
-	handler := "function.handler"
-	if probe != "" {
-		program, err := os.ReadFile(probe)
-		if err != nil {
-			return err
-		}
-		files, handler = map[string][]byte{"bootstrap": program}, "bootstrap"
+// nodeSource is the same for Node.js.
+const nodeSource = `const started = Date.now() * 1e6;
+exports.handler = async (event) => {
+    if (event.sleepMs) await new Promise((done) => setTimeout(done, event.sleepMs));
+    return {started, echo: event.echo || ''};
+};
+`
+
+// codeOf is the package of the function for a runtime.
+func codeOf(runtime, probe string) (map[string][]byte, error) {
+	switch runtime {
+	case pythonRuntime:
+		return map[string][]byte{"function.py": []byte(pythonSource)}, nil
+	case nodeRuntime:
+		return map[string][]byte{"function.js": []byte(nodeSource)}, nil
+	}
+	program, err := os.ReadFile(probe)
+	return map[string][]byte{"bootstrap": program}, err
+}
+
+// create makes a function with n extensions and waits until it can be invoked. With
+// more than what every function has, set changes it.
+func (s *server) create(ctx context.Context, name, runtime, probe string, n int, set ...func(map[string]any)) error {
+	files, err := codeOf(runtime, probe)
+	if err != nil {
+		return err
 	}
 	in := map[string]any{
-		"FunctionName": name, "Runtime": runtime, "Role": role, "Handler": handler, "Timeout": 60, "MemorySize": 1769,
+		"FunctionName": name, "Runtime": runtime, "Role": role, "Handler": "function.handler", "Timeout": 60, "MemorySize": 1769,
 		"Code": map[string]any{"ZipFile": zipped(files)},
 	}
 	if n > 0 {
@@ -179,6 +175,9 @@ func (s *server) create(ctx context.Context, name, runtime, probe string, n int)
 			return err
 		}
 		in["Layers"] = []string{arn}
+	}
+	for _, f := range set {
+		f(in)
 	}
 	if err := s.call(ctx, "POST", "/2015-03-31/functions", in, nil); err != nil {
 		return err
@@ -287,4 +286,39 @@ func (s *server) environments(ctx context.Context, function string) ([]environme
 		}
 	}
 	return own, nil
+}
+
+// A billed function is what lambdad bill says of it: the newest last.
+type billed struct {
+	Function    string `json:"function"`
+	Invocations int    `json:"invocations"`
+	Latest      []struct {
+		DurationMs float64 `json:"durationMs"`
+	} `json:"latest"`
+}
+
+// durations waits until n invocations of a function are over and returns what the
+// newest of them lasted, at most 100: the whole invoke phase, extensions and all.
+func (s *server) durations(ctx context.Context, function string, n, newest int) ([]time.Duration, error) {
+	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		out, err := exec.CommandContext(ctx, s.binary, "bill", "--json", "--invocations", "--data-dir", s.data, function).Output()
+		if err != nil {
+			return nil, fmt.Errorf("lambdad bill: %w", err)
+		}
+		var bill struct{ Rows []billed }
+		if err := json.Unmarshal(out, &bill); err != nil {
+			return nil, fmt.Errorf("lambdad bill: %w", err)
+		}
+		if len(bill.Rows) == 1 && bill.Rows[0].Invocations >= n {
+			var list []time.Duration
+			latest := bill.Rows[0].Latest
+			for _, x := range latest[max(0, len(latest)-newest):] {
+				list = append(list, time.Duration(x.DurationMs*1e6))
+			}
+			return list, nil
+		}
+		if time.Since(begin) > startLimit {
+			return nil, fmt.Errorf("%d invocations of %s were not over after %v", n, function, startLimit)
+		}
+	}
 }

@@ -17,13 +17,19 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The floor passes events to its runtimes and their answers back, one each.
+// Both floors pass events to their runtimes and their answers back, one each.
 func TestFloor(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "bootstrap")
 	if out, err := exec.Command("go", "build", "-o", program, "../bench/probe").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	f, err := Start(program, 3)
+	for _, kind := range []Kind{NetHTTP, Loop} {
+		t.Run(string(kind), func(t *testing.T) { testFloor(t, kind, program) })
+	}
+}
+
+func testFloor(t *testing.T, kind Kind, program string) {
+	f, err := Start(kind, Runtime{Path: program}, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
