@@ -134,11 +134,19 @@ func environ(cfg *Config, path func(string) string, c lambdad.Credentials, exten
 }
 
 // framed says whether a version's runtime writes frames to a log descriptor, so that
-// records of many lines stay whole (traps.md section 5). Others would leave it open to
-// what they start.
+// records of many lines stay whole (traps.md section 5; runtimes.md section 1). Others
+// would leave it open to what they start.
 func framed(v *lambdad.Version) bool {
-	family := lambdad.RuntimeFamily(v.Runtime)
-	return v.Image == nil && (family == "python" || family == "nodejs")
+	if v.Image != nil {
+		return false
+	}
+	switch lambdad.RuntimeFamily(v.Runtime) {
+	case "python", "nodejs", "ruby":
+		return true
+	case "java":
+		return v.Runtime != "java8.al2" && v.Runtime != "java11"
+	}
+	return false
 }
 
 // Where an X-Ray daemon is on AWS; nothing listens there.

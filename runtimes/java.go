@@ -101,9 +101,13 @@ func askJava(_ context.Context, path string) (interpreter, error) {
 		return interpreter{}, fmt.Errorf("is Java %q", version)
 	}
 	i := interpreter{Release: fmt.Sprint(v[0]), Version: version, Prefix: prefix, Path: program}
+	if v[0] >= 16 {
+		// AWS's client makes a FileDescriptor of the number of the log descriptor.
+		i.Flags = "--add-opens=java.base/java.io=ALL-UNNAMED"
+	}
 	if v[0] >= 24 {
-		// AWS's client has native parts, which newer releases warn about.
-		i.Flags = "--enable-native-access=ALL-UNNAMED"
+		// It has native parts, which newer releases warn about.
+		i.Flags += " --enable-native-access=ALL-UNNAMED"
 	}
 	return i, nil
 }

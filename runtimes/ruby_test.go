@@ -1,9 +1,11 @@
 package runtimes
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -195,6 +197,63 @@ end
 	for i, want := range []string{`"level":"INFO","message":"hello","requestId":"` + invokeID + `"`, `"level":"ERROR","message":"boom","requestId":"` + invokeID + `","errorType":"RuntimeError","errorMessage":"boom","stackTrace":["`} {
 		if !strings.Contains(lines[i+1], want) || !json.Valid([]byte(lines[i+1])) {
 			t.Errorf("line %d: %s, want %s", i+1, lines[i+1], want)
+		}
+	}
+}
+
+// TestRubyFramedLog: puts and loggers write records to the descriptor that the
+// platform gives; everything else is as without.
+func TestRubyFramedLog(t *testing.T) {
+	r := hostRuntime(t, "ruby3.3")
+	if _, err := os.Stat("/bin/bash"); err != nil {
+		t.Skip("needs a shell that opens descriptors above 9")
+	}
+	code := `require 'logger'
+def h(event:, context:)
+  puts "a\nb", 1
+  puts
+  $stdout.puts 'plain'
+  print 'x', "y\n"
+  Logger.new($stdout).warn("c\nd")
+  Logger.new($stderr).warn('err')
+  system('echo child; { echo leak >&62; } 2>/dev/null')
+  real, $stdout = $stdout, StringIO.new
+  puts 'caught'
+  caught, $stdout = $stdout.string, real
+  print caught
+  raise 'no'
+end
+`
+	file := filepath.Join(t.TempDir(), "frames")
+	got := run{files: map[string]string{"f.rb": "require 'stringio'\n" + code, "wrap": "#!/bin/bash\nexec 62>" + file + "\nexport _LAMBDA_TELEMETRY_LOG_FD=62\nexec \"$@\"\n"},
+		env: map[string]string{"AWS_LAMBDA_EXEC_WRAPPER": "./wrap"}, handler: "f.h", steps: []step{{event: "1"}}}.start(t, r)
+	if got.stdout != "plain\nxy\nchild\ncaught\n" || len(got.posts) != 1 || !strings.Contains(got.stderr, "-- : err") {
+		t.Fatalf("stdout %q, posts %v, stderr %s", got.stdout, got.posts, got.stderr)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	for len(b) > 0 {
+		if kind := binary.BigEndian.Uint32(b); kind != 0xa55a0003 {
+			t.Errorf("a frame of type %x", kind)
+		}
+		at := time.UnixMicro(int64(binary.BigEndian.Uint64(b[8:])))
+		if time.Since(at) > time.Minute || time.Until(at) > 0 {
+			t.Errorf("a frame of %s", at)
+		}
+		n := binary.BigEndian.Uint32(b[4:])
+		texts = append(texts, string(b[16:16+n]))
+		b = b[16+n:]
+	}
+	want := []string{"^a\nb\n1$", "^\n$", "^W, .* WARN .* -- : c\nd\n$", "^Error raised from handler method\n\\{\n"}
+	if len(texts) != len(want) {
+		t.Fatalf("frames %q", texts)
+	}
+	for i, w := range want {
+		if !regexp.MustCompile(w).MatchString(texts[i]) {
+			t.Errorf("frame %q, want %s", texts[i], w)
 		}
 	}
 }

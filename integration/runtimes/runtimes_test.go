@@ -22,11 +22,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
+	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/integration/harness"
 )
 
@@ -105,7 +108,7 @@ func kinds(t *testing.T, id string) *kind {
 			handler: "Probe", files: func(t *testing.T, _ *kind) map[string]string { return javaOf(t).function },
 			wrap: "-javaagent:/opt/agent.jar", hook: map[string]string{"JAVA_TOOL_OPTIONS": "-javaagent:/opt/agent.jar"},
 			layer: javaOf(t).agent,
-			args:  `^/var/lang/bin/java (-javaagent:/opt/agent\.jar )?-XX:MaxHeapSize=445645k -XX:MaxMetaspaceSize=52428k -XX:ReservedCodeCacheSize=26214k -XX:\+UseSerialGC -XX:TieredStopAtLevel=1 -Djava\.net\.preferIPv4Stack=true (--enable-native-access=ALL-UNNAMED )?-classpath /var/runtime/lib/\* com\.amazonaws\.services\.lambda\.runtime\.api\.client\.AWSLambda Probe$`,
+			args:  `^/var/lang/bin/java (-javaagent:/opt/agent\.jar )?-XX:MaxHeapSize=445645k -XX:MaxMetaspaceSize=52428k -XX:ReservedCodeCacheSize=26214k -XX:\+UseSerialGC -XX:TieredStopAtLevel=1 -Djava\.net\.preferIPv4Stack=true --add-opens=java\.base/java\.io=ALL-UNNAMED (--enable-native-access=ALL-UNNAMED )?-classpath /var/runtime/lib/\* com\.amazonaws\.services\.lambda\.runtime\.api\.client\.AWSLambda Probe$`,
 			env:   map[string]string{"AWS_ACCESS_KEY": "", "PWD": "", "SHLVL": ""},
 		}
 	}
@@ -333,6 +336,27 @@ func probe(t *testing.T, s *harness.Server, r listed, name, variant string) {
 	}
 	check(t, k, r.Name, name, variant, got)
 	explained(t, s, name, got)
+	if lambdad.RuntimeFamily(r.Name) != "provided" {
+		recorded(t, s, name)
+	}
+}
+
+// recorded holds that a record of two lines is one event of the log.
+func recorded(t *testing.T, s *harness.Server, name string) {
+	t.Helper()
+	group, pattern := "/aws/lambda/"+name, `"probe: two"`
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		out, err := s.LogsClient().FilterLogEvents(t.Context(), &cloudwatchlogs.FilterLogEventsInput{LogGroupName: &group, FilterPattern: &pattern})
+		switch {
+		case err == nil && len(out.Events) > 0:
+			if m := *out.Events[0].Message; !strings.Contains(m, "probe: two\nlines") {
+				t.Errorf("a record of two lines has become %q", m)
+			}
+			return
+		case time.Now().After(deadline):
+			t.Fatalf("no event of the record of two lines: %v", err)
+		}
+	}
 }
 
 func create(t *testing.T, s *harness.Server, runtime, name, handler string, files, layer map[string]string, env map[string]string) {
@@ -365,7 +389,7 @@ func check(t *testing.T, k *kind, runtime, name, variant string, got seen) {
 		"LD_LIBRARY_PATH":            "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
 		"AWS_XRAY_CONTEXT_MISSING":   "LOG_ERROR",
 		"AWS_XRAY_DAEMON_ADDRESS":    "169.254.100.1:2000",
-		"_LAMBDA_TELEMETRY_LOG_FD":   "",
+		"_LAMBDA_TELEMETRY_LOG_FD":   map[bool]string{true: "62"}[strings.HasPrefix(runtime, "java")], // whose client leaves it
 		"_LAMBDAD_OPT":               "",
 		"AWS_LAMBDA_LOG_FORMAT":      "",
 		"AWS_LAMBDA_MAX_CONCURRENCY": "",

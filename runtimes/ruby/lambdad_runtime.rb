@@ -267,6 +267,7 @@ module LambdadRuntime
     def initialize(logdev = nil, *args, **options)
       logdev = $stdout if logdev.nil?
       if [$stdout, $stderr, STDOUT, STDERR].include?(logdev)
+        logdev = LambdadRuntime.sink if logdev.equal?(STDOUT)
         options[:formatter] ||= Formatter.new
         level = LEVELS[ENV['AWS_LAMBDA_LOG_LEVEL'].to_s.upcase]
         options[:level] = ::Logger.const_get(level) if level && !options.key?(:level)
@@ -297,22 +298,66 @@ module LambdadRuntime
     end
   end
 
+  # Log records on a descriptor that the platform gives for them, each with its length
+  # and time before it (traps.md section 5): those of several lines stay whole.
+  class Frames
+    TEXT = 0xa55a0003
+
+    def initialize(file) = @file = file
+
+    def write(text)
+      text = text.to_s.b
+      now = Process.clock_gettime(Process::CLOCK_REALTIME, :microsecond)
+      @file.write([TEXT, text.bytesize, now].pack('NNQ>') << text)
+      text.bytesize
+    end
+
+    def close; end
+  end
+
   class << self
+    # Where records go: to Frames or the standard output.
+    def sink = @sink || $stdout
+
+    # Uses the descriptor that the platform names, for puts and loggers; children do
+    # not get it.
+    def frame_records
+      fd = ENV.delete('_LAMBDA_TELEMETRY_LOG_FD')
+      return unless fd
+
+      file = IO.for_fd(Integer(fd), 'wb', autoclose: false)
+      file.close_on_exec = true
+      file.sync = true
+      @sink = sink = Frames.new(file)
+      puts = lambda do |*args|
+        next $stdout.puts(*args) unless $stdout.equal?(STDOUT) # redirected by the function
+
+        lines = args.flatten.map { |a| a.to_s.encode('UTF-8', invalid: :replace, undef: :replace) }
+        sink.write(lines.empty? ? "\n" : lines.join("\n"))
+        nil
+      end
+      Kernel.define_method(:puts, &puts)
+      Kernel.send(:private, :puts)
+      Kernel.define_singleton_method(:puts, &puts) # a handler's self is Kernel
+    rescue ArgumentError, SystemCallError
+      nil # no such descriptor: records are lines
+    end
+
     def log_failure(message, failure)
       if JSON_LOGS
         record = { timestamp: Time.now.utc.strftime('%Y-%m-%dT%H:%M:%S.%6NZ'), level: 'ERROR', message: message, requestId: request_id }
-        $stdout.write("#{JSON.generate(record.merge(failure.members))}\n")
+        sink.write("#{JSON.generate(record.merge(failure.members))}\n")
       else
-        $stdout.write("#{message}\n#{JSON.pretty_generate(failure.members)}\n")
+        sink.write("#{message}\n#{JSON.pretty_generate(failure.members)}\n")
       end
     rescue JSON::GeneratorError
-      $stdout.write("#{message}\n")
+      sink.write("#{message}\n")
     end
 
     def main
       $stdout.sync = true
       $stderr.sync = true
-      ENV.delete('_LAMBDA_TELEMETRY_LOG_FD')
+      frame_records
       client = Client.new(ENV.fetch('AWS_LAMBDA_RUNTIME_API'))
       name = ARGV[0] || ENV['_HANDLER'].to_s
       handler = initialise(client, name)

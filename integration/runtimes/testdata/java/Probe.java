@@ -30,6 +30,7 @@ public class Probe implements RequestHandler<Object, Map<String, Object>> {
     @Override
     public Map<String, Object> handleRequest(Object event, Context context) {
         System.out.println("probe: a line");
+        context.getLogger().log("probe: two\nlines\n");
         Map<String, Object> out = new LinkedHashMap<>();
         out.put("env", System.getenv());
         out.put("args", Arrays.asList(read("/proc/self/cmdline").split("\0")));

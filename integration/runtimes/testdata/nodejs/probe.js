@@ -13,6 +13,7 @@ const writable = (dir) => {
 
 exports.handler = async (event, context) => {
   process.stdout.write('probe: a line\n');
+  console.log('probe: two\nlines');
   return {
     env: process.env,
     args: read('/proc/self/cmdline').split('\0').slice(0, -1),

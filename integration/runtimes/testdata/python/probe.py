@@ -19,6 +19,7 @@ def writable(directory):
 def handler(event, context):
     # In one write: a hook in another thread writes, too.
     sys.stdout.write("probe: a line\n")
+    context.log("probe: two\nlines")
     return {
         "env": dict(os.environ),
         "args": read("/proc/self/cmdline").split("\0")[:-1],

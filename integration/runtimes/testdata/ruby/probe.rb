@@ -8,6 +8,7 @@ end
 
 def handler(event:, context:)
   puts 'probe: a line'
+  puts "probe: two\nlines"
   {
     env: ENV.to_h,
     args: File.read('/proc/self/cmdline').split("\0"),
