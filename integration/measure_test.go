@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -196,4 +197,42 @@ func BenchmarkLines(b *testing.B) {
 			b.ReportMetric(float64(dropped), "drops-told")
 		})
 	}
+}
+
+// BenchmarkLinesHandler tells what writing 100,000 lines a second, one a call, costs a
+// handler whose lines are logged and sent to a subscriber, beside what it costs into a
+// pipe of its own that is read at once. Both by turns in one environment.
+func BenchmarkLinesHandler(b *testing.B) {
+	program := harness.Program(b, "measured")
+	s := harness.Start(b, b.TempDir())
+	layer := s.Layer(b.Context(), "ear-1", "extensions/ear-1", program)
+	const lines = 50_000
+	if err := s.Create(b.Context(), "lines", func(in *lambda.CreateFunctionInput) {
+		in.Code.ZipFile = harness.ZipOf(b, "bootstrap", program)
+		in.MemorySize, in.Layers = aws.Int32(3538), []string{layer}
+		in.Environment = &types.Environment{Variables: map[string]string{"LINES": strconv.Itoa(lines), "LINES_RATE": "100000"}}
+	}); err != nil {
+		b.Fatal(err)
+	}
+	var pipe, log []float64
+	for range max(b.N, 9) {
+		for event, list := range map[string]*[]float64{`"pipe"`: &pipe, `"log"`: &log} {
+			took, err := s.Invoke(b.Context(), "lines", event)
+			if err != nil {
+				b.Fatal(err)
+			}
+			us, err := strconv.ParseFloat(string(took), 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			*list = append(*list, us)
+		}
+	}
+	s.Stop()
+	slices.Sort(pipe)
+	slices.Sort(log)
+	b.ReportMetric(pipe[len(pipe)/2]*1000/lines, "ns/line-pipe")
+	b.ReportMetric(log[len(log)/2]*1000/lines, "ns/line-log")
+	b.ReportMetric(log[len(log)/2]/pipe[len(pipe)/2], "log/pipe")
+	b.ReportMetric(log[0]/pipe[0], "log/pipe-best")
 }

@@ -6,7 +6,9 @@
 // runtime answers how long it worked on the event, in microseconds. With LINES it
 // writes as many lines, LINES_RATE a second, and an extension whose name ends in a
 // digit subscribes twice to the function's lines and says in the log what it got;
-// one whose name begins with "deaf" never reads what it is sent.
+// one whose name begins with "deaf" never reads what it is sent. On the event "pipe"
+// the lines go into a pipe of its own, and on "log" to the log; the answer is how long
+// the writing took alone, a line a call.
 package main
 
 import (
@@ -36,13 +38,29 @@ func main() {
 		check(err)
 		begun := time.Now()
 		use("RUNTIME")
+		writing := time.Duration(-1)
 		if n := number("LINES"); n > 0 {
-			write(n, number("LINES_RATE"))
+			switch string(event) {
+			case `"log"`:
+				writing = writeEach(os.Stdout, n, number("LINES_RATE"))
+			case `"pipe"`:
+				r, w, err := os.Pipe()
+				check(err)
+				go func() { _, _ = io.Copy(io.Discard, r); r.Close() }()
+				writing = writeEach(w, n, number("LINES_RATE"))
+				check(w.Close())
+			default:
+				write(n, number("LINES_RATE"))
+			}
 		}
 		if ms, err := strconv.Atoi(string(event)); err == nil {
 			time.Sleep(time.Duration(ms) * time.Millisecond)
 		}
-		answer := strconv.FormatInt(time.Since(begun).Microseconds(), 10)
+		took := time.Since(begun)
+		if writing >= 0 {
+			took = writing
+		}
+		answer := strconv.FormatInt(took.Microseconds(), 10)
 		resp, err = http.Post(api+"/2018-06-01/runtime/invocation/"+resp.Header.Get("Lambda-Runtime-Aws-Request-Id")+"/response", "application/json", strings.NewReader(answer))
 		check(err)
 		_, _ = io.Copy(io.Discard, resp.Body)
@@ -122,6 +140,21 @@ func write(n, rate int) {
 		_, err := os.Stdout.Write(batch)
 		check(err)
 	}
+}
+
+// writeEach writes lines at a rate, one at a time, and returns what the writing took.
+func writeEach(w io.Writer, n, rate int) (took time.Duration) {
+	line := []byte(strings.Repeat("x", 99) + "\n")
+	for begun, done := time.Now(), 0; done < n; done++ {
+		if ahead := time.Duration(done)*time.Second/time.Duration(rate) - time.Since(begun); ahead > time.Millisecond {
+			time.Sleep(ahead)
+		}
+		before := time.Now()
+		_, err := w.Write(line)
+		took += time.Since(before)
+		check(err)
+	}
+	return took
 }
 
 func number(name string) int {
