@@ -161,6 +161,14 @@ type Freezer interface {
 	Thaw(ctx context.Context) error
 }
 
+// A Rester is a Freezer that can hold less while it is frozen for long.
+type Rester interface {
+	// Rest gives back what the driver holds of a frozen sandbox to be quick. Every
+	// method works as before, and the first of each after it takes a little longer.
+	// It does nothing to a sandbox that is not frozen, and ends with Thaw.
+	Rest()
+}
+
 // A Sampler is a Sandbox whose peak figures are truer when it is looked at while its
 // processes work: what they held in file cache and gave up again is then known.
 type Sampler interface {

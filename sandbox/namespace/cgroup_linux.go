@@ -307,18 +307,67 @@ func writeFile(name, value string) error {
 	return err
 }
 
-// A controlFile is a file of a control group kept open.
-type controlFile struct{ fd int }
+// A controlFile is a file of a control group. It stays open from one use to the
+// next until it is shut, and is opened again when it is used again: a sandbox at
+// rest holds no descriptor of it. The zero value is no file.
+type controlFile struct {
+	dir, base string
+	flags     int
+	keep      bool // open while the sandbox rests, too
 
-func openControl(name string, flags int) (controlFile, error) {
-	fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return controlFile{-1}, fmt.Errorf("open %s: %w", name, err)
-	}
-	return controlFile{fd}, nil
+	mu   sync.Mutex
+	fd   int
+	open bool
+	gone bool // closed for good
 }
 
-func (f controlFile) write(value string) error {
+// set names the file, which must exist and be accessible.
+func (f *controlFile) set(dir, base string, flags int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dir, f.base, f.flags = dir, base, flags
+	if err := f.ready(); err != nil {
+		f.base = ""
+		return err
+	}
+	return nil
+}
+
+// is reports whether there is such a file.
+func (f *controlFile) is() bool { return f.base != "" }
+
+// ready makes fd valid. Called under mu.
+func (f *controlFile) ready() error {
+	switch {
+	case f.open:
+		return nil
+	case f.base == "", f.gone:
+		return fs.ErrClosed
+	}
+	fd, err := unix.Open(f.dir+"/"+f.base, f.flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s/%s: %w", f.dir, f.base, err)
+	}
+	f.fd, f.open = fd, true
+	return nil
+}
+
+// hold returns the descriptor, which stays open until release is called.
+func (f *controlFile) hold() (fd int, release func(), err error) {
+	f.mu.Lock()
+	if err := f.ready(); err != nil {
+		f.mu.Unlock()
+		return -1, nil, err
+	}
+	return f.fd, f.mu.Unlock, nil
+}
+
+func (f *controlFile) write(value string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.ready(); err != nil {
+		return err
+	}
 	for {
 		_, err := unix.Pwrite(f.fd, []byte(value), 0)
 		if err != unix.EINTR {
@@ -328,7 +377,12 @@ func (f controlFile) write(value string) error {
 }
 
 // read returns the content in buf, from the beginning.
-func (f controlFile) read(buf []byte) ([]byte, error) {
+func (f *controlFile) read(buf []byte) ([]byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.ready(); err != nil {
+		return nil, err
+	}
 	for {
 		n, err := unix.Pread(f.fd, buf, 0)
 		if err != unix.EINTR {
@@ -338,7 +392,7 @@ func (f controlFile) read(buf []byte) ([]byte, error) {
 }
 
 // number reads a file that holds one number.
-func (f controlFile) number() (int64, error) {
+func (f *controlFile) number() (int64, error) {
 	var buf [32]byte
 	b, err := f.read(buf[:])
 	if err != nil {
@@ -347,11 +401,22 @@ func (f controlFile) number() (int64, error) {
 	return strconv.ParseInt(string(bytes.TrimSpace(b)), 10, 64)
 }
 
-func (f *controlFile) close() {
-	if f.fd >= 0 {
+// shut closes the file until it is used again.
+func (f *controlFile) shut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open {
 		unix.Close(f.fd)
-		f.fd = -1
+		f.open = false
 	}
+}
+
+// close closes it for good.
+func (f *controlFile) close() {
+	f.shut()
+	f.mu.Lock()
+	f.gone = true
+	f.mu.Unlock()
 }
 
 // A group is the control groups of one sandbox: its init stands in the outer
@@ -375,7 +440,7 @@ type group struct {
 	mem            memoryFiles
 	cpu            controlFile
 
-	initDir int      // v2 directory the init is cloned into, -1 without
+	initDir int      // until the init was cloned: v2 directory the init is cloned into, -1 without
 	joins   []string // v1 groups the init joins by itself
 }
 
@@ -397,20 +462,30 @@ func (g *group) mkdir(dir string) error {
 	return nil
 }
 
-func (g *group) open(f *controlFile, flags int, name string) error {
-	var err error
-	*f, err = openControl(name, flags)
+func (g *group) open(f *controlFile, flags int, dir, base string) error {
+	err := f.set(dir, base, flags)
 	if err == nil {
 		g.files = append(g.files, f)
 	}
 	return err
 }
 
+// rest closes what is needed only while processes run, or to freeze them.
+func (g *group) rest() {
+	restAll(g.files)
+}
+
+func restAll(files []*controlFile) {
+	for _, f := range files {
+		if !f.keep {
+			f.shut()
+		}
+	}
+}
+
 // newGroup makes the groups of one sandbox, without limits.
 func (h *hierarchy) newGroup(name string) (*group, error) {
-	none := controlFile{-1}
-	g := &group{h: h, name: name, initDir: -1, freeze: none, events: none, quota: none, pids: none, cpu: none,
-		mem: memoryFiles{none, none, none, none}}
+	g := &group{h: h, name: name, initDir: -1}
 	if err := g.build(); err != nil {
 		_ = g.remove(context.Background())
 		return nil, err
@@ -420,6 +495,8 @@ func (h *hierarchy) newGroup(name string) (*group, error) {
 
 func (g *group) build() error {
 	h := g.h
+	g.freeze.keep = true        // who thaws is in a hurry
+	g.mem.peak.keep = h.unified // a reset of the peak holds for the descriptor
 	if h.v2 != "" {
 		outer := g.path(h.v2)
 		if err := g.mkdir(outer); err != nil {
@@ -448,10 +525,10 @@ func (g *group) build() error {
 		if g.initDir, err = unix.Open(where, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 			return fmt.Errorf("open %s: %w", where, err)
 		}
-		if err := g.open(&g.freeze, unix.O_RDWR, run+"/cgroup.freeze"); err != nil {
+		if err := g.open(&g.freeze, unix.O_RDWR, run, "cgroup.freeze"); err != nil {
 			return err
 		}
-		if err := g.open(&g.events, unix.O_RDONLY, run+"/cgroup.events"); err != nil {
+		if err := g.open(&g.events, unix.O_RDONLY, run, "cgroup.events"); err != nil {
 			return err
 		}
 	}
@@ -471,7 +548,7 @@ func (g *group) build() error {
 				return err
 			}
 		}
-		if err := g.open(&g.freeze, unix.O_RDWR, g.path(d, "run", "freezer.state")); err != nil {
+		if err := g.open(&g.freeze, unix.O_RDWR, g.path(d, "run"), "freezer.state"); err != nil {
 			return err
 		}
 	}
@@ -480,45 +557,45 @@ func (g *group) build() error {
 
 func (g *group) openFiles() error {
 	type want struct {
-		f     *controlFile
-		flags int
-		name  string
-		must  bool
+		f         *controlFile
+		flags     int
+		dir, name string
+		must      bool
 	}
 	var wants []want
 	if g.h.unified {
 		dir := g.path(g.h.v2)
 		wants = []want{
-			{&g.quota, unix.O_WRONLY, dir + "/cpu.max", true},
-			{&g.pids, unix.O_RDONLY, dir + "/pids.current", true},
-			{&g.cpu, unix.O_RDONLY, dir + "/cpu.stat", true},
-			{&g.mem.peak, unix.O_RDWR, dir + "/memory.peak", false}, // since 5.19
-			{&g.mem.usage, unix.O_RDONLY, dir + "/memory.current", true},
-			{&g.mem.stat, unix.O_RDONLY, dir + "/memory.stat", true},
-			{&g.mem.events, unix.O_RDONLY, dir + "/memory.events", true},
+			{&g.quota, unix.O_WRONLY, dir, "cpu.max", true},
+			{&g.pids, unix.O_RDONLY, dir, "pids.current", true},
+			{&g.cpu, unix.O_RDONLY, dir, "cpu.stat", true},
+			{&g.mem.peak, unix.O_RDWR, dir, "memory.peak", false}, // since 5.19
+			{&g.mem.usage, unix.O_RDONLY, dir, "memory.current", true},
+			{&g.mem.stat, unix.O_RDONLY, dir, "memory.stat", true},
+			{&g.mem.events, unix.O_RDONLY, dir, "memory.events", true},
 		}
 	} else {
 		if d := g.h.v1["cpu"]; d != "" {
 			if err := writeFile(g.path(d)+"/cpu.cfs_period_us", strconv.Itoa(cpuPeriod)); err == nil {
-				wants = append(wants, want{&g.quota, unix.O_WRONLY, g.path(d) + "/cpu.cfs_quota_us", true})
+				wants = append(wants, want{&g.quota, unix.O_WRONLY, g.path(d), "cpu.cfs_quota_us", true})
 			}
 		}
 		if d := g.h.v1["pids"]; d != "" {
-			wants = append(wants, want{&g.pids, unix.O_RDONLY, g.path(d) + "/pids.current", true})
+			wants = append(wants, want{&g.pids, unix.O_RDONLY, g.path(d), "pids.current", true})
 		}
 		if d := g.h.v1["cpuacct"]; d != "" {
-			wants = append(wants, want{&g.cpu, unix.O_RDONLY, g.path(d) + "/cpuacct.usage", true})
+			wants = append(wants, want{&g.cpu, unix.O_RDONLY, g.path(d), "cpuacct.usage", true})
 		}
 		if d := g.h.v1["memory"]; d != "" {
 			dir := g.path(d)
 			wants = append(wants,
-				want{&g.mem.peak, unix.O_RDWR, dir + "/memory.max_usage_in_bytes", true},
-				want{&g.mem.usage, unix.O_RDONLY, dir + "/memory.usage_in_bytes", true},
-				want{&g.mem.stat, unix.O_RDONLY, dir + "/memory.stat", true})
+				want{&g.mem.peak, unix.O_RDWR, dir, "memory.max_usage_in_bytes", true},
+				want{&g.mem.usage, unix.O_RDONLY, dir, "memory.usage_in_bytes", true},
+				want{&g.mem.stat, unix.O_RDONLY, dir, "memory.stat", true})
 		}
 	}
 	for _, w := range wants {
-		if err := g.open(w.f, w.flags, w.name); err != nil && w.must {
+		if err := g.open(w.f, w.flags, w.dir, w.name); err != nil && w.must {
 			return err
 		}
 	}
@@ -565,7 +642,7 @@ func (g *group) limit(memory int64, processes, reserve int) error {
 
 // setCPU limits to this many cores; 0 lifts the limit.
 func (g *group) setCPU(cores float64) error {
-	if g.quota.fd < 0 {
+	if !g.quota.is() {
 		return nil
 	}
 	value := "-1"
@@ -587,16 +664,16 @@ func (g *group) setCPU(cores float64) error {
 // setFrozen stops everything below run or lets it go on, and returns when the
 // kernel says so.
 func (g *group) setFrozen(ctx context.Context, frozen bool) error {
-	if g.freeze.fd < 0 {
+	if !g.freeze.is() {
 		return errors.New("this host cannot freeze: it has neither a cgroup v2 hierarchy nor the v1 freezer")
 	}
 	value, state := "0", "frozen 0"
-	file := g.events
+	file := &g.events
 	switch {
 	case g.h.v2 != "" && frozen:
 		value, state = "1", "frozen 1"
 	case g.h.v2 == "":
-		file = g.freeze
+		file = &g.freeze
 		value, state = "THAWED", "THAWED"
 		if frozen {
 			value, state = "FROZEN", "FROZEN"
@@ -625,8 +702,13 @@ func (g *group) setFrozen(ctx context.Context, frozen bool) error {
 		case i < 20:
 			runtime.Gosched()
 		case g.h.v2 != "":
-			p := []unix.PollFd{{Fd: int32(file.fd), Events: unix.POLLPRI}}
-			_, _ = unix.Poll(p, 5) // the kernel notifies; the limit only serves ctx
+			fd, release, err := file.hold()
+			if err != nil {
+				return fmt.Errorf("wait for the freezer: %w", err)
+			}
+			// The kernel notifies; the limit only serves ctx.
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}, 5)
+			release()
 		default:
 			time.Sleep(200 * time.Microsecond)
 			// v1 gives up on processes that fork meanwhile.
@@ -653,8 +735,16 @@ func (g *group) thawForGood() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.ending = true
-	if g.h.v2 == "" && g.freeze.fd >= 0 {
+	if g.h.v2 == "" && g.freeze.is() {
 		_ = g.freeze.write("THAWED")
+	}
+}
+
+// closeInit closes the directory the init was cloned into.
+func (g *group) closeInit() {
+	if g.initDir >= 0 {
+		unix.Close(g.initDir)
+		g.initDir = -1
 	}
 }
 
@@ -688,8 +778,8 @@ type party struct {
 
 // newParty makes a group for a party.
 func (g *group) newParty(n int) (*party, error) {
-	none := controlFile{-1}
-	p := &party{mem: memoryFiles{none, none, none, none}, cpu: none, list: none}
+	p := &party{}
+	p.mem.peak.keep = g.h.unified
 	if err := g.buildParty(p, "p"+strconv.Itoa(n)); err != nil {
 		p.close()
 		return nil, err
@@ -698,9 +788,9 @@ func (g *group) newParty(n int) (*party, error) {
 }
 
 func (g *group) buildParty(p *party, name string) error {
-	open := func(f *controlFile, flags int, path string) error {
-		var err error
-		if *f, err = openControl(path, flags); err == nil {
+	open := func(f *controlFile, flags int, dir, base string) error {
+		err := f.set(dir, base, flags)
+		if err == nil {
 			p.files = append(p.files, f)
 		}
 		return err
@@ -738,42 +828,42 @@ func (g *group) buildParty(p *party, name string) error {
 		p.dirs = append(p.dirs, g.path(d, "run"))
 	}
 	for _, d := range p.dirs {
-		f := &controlFile{-1}
-		if err := open(f, unix.O_WRONLY, d+"/cgroup.procs"); err != nil {
+		f := &controlFile{}
+		if err := open(f, unix.O_WRONLY, d, "cgroup.procs"); err != nil {
 			return err
 		}
 		p.procs = append(p.procs, f)
 	}
 	if len(p.dirs) > 0 {
-		if err := open(&p.list, unix.O_RDONLY, p.dirs[0]+"/cgroup.procs"); err != nil {
+		if err := open(&p.list, unix.O_RDONLY, p.dirs[0], "cgroup.procs"); err != nil {
 			return err
 		}
 	}
 	switch {
 	case g.h.unified:
 		memory = run
-		_ = open(&p.mem.peak, unix.O_RDWR, run+"/memory.peak")
+		_ = open(&p.mem.peak, unix.O_RDWR, run, "memory.peak")
 		for f, n := range map[*controlFile]string{&p.mem.usage: "memory.current", &p.mem.stat: "memory.stat", &p.mem.events: "memory.events", &p.cpu: "cpu.stat"} {
-			if err := open(f, unix.O_RDONLY, run+"/"+n); err != nil {
+			if err := open(f, unix.O_RDONLY, run, n); err != nil {
 				return err
 			}
 		}
 		return nil
 	case memory != "":
-		if err := open(&p.mem.peak, unix.O_RDWR, memory+"/memory.max_usage_in_bytes"); err != nil {
+		if err := open(&p.mem.peak, unix.O_RDWR, memory, "memory.max_usage_in_bytes"); err != nil {
 			return err
 		}
 		for f, n := range map[*controlFile]string{&p.mem.usage: "memory.usage_in_bytes", &p.mem.stat: "memory.stat", &p.mem.events: "memory.oom_control"} {
-			if err := open(f, unix.O_RDONLY, memory+"/"+n); err != nil {
+			if err := open(f, unix.O_RDONLY, memory, n); err != nil {
 				return err
 			}
 		}
 	}
 	if run != "" {
-		return open(&p.cpu, unix.O_RDONLY, run+"/cpu.stat")
+		return open(&p.cpu, unix.O_RDONLY, run, "cpu.stat")
 	}
 	if cpuacct != "" {
-		return open(&p.cpu, unix.O_RDONLY, cpuacct+"/cpuacct.usage")
+		return open(&p.cpu, unix.O_RDONLY, cpuacct, "cpuacct.usage")
 	}
 	return nil
 }
@@ -793,6 +883,11 @@ func (g *group) removeParty(ctx context.Context, p *party) error {
 	return errors.Join(errs...)
 }
 
+// rest closes the files until they are used again.
+func (p *party) rest() {
+	restAll(p.files)
+}
+
 func (p *party) close() {
 	for _, f := range p.files {
 		f.close()
@@ -805,10 +900,7 @@ func (g *group) remove(ctx context.Context) error {
 	for _, f := range g.files {
 		f.close()
 	}
-	if g.initDir >= 0 {
-		unix.Close(g.initDir)
-		g.initDir = -1
-	}
+	g.closeInit()
 	var errs []error
 	for i := len(g.dirs) - 1; i >= 0; i-- {
 		if err := removeGroup(ctx, g.dirs[i]); err != nil {

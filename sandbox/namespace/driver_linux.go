@@ -329,7 +329,7 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		err = errors.Join(err, s.destroy(context.WithoutCancel(ctx)))
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
-	if s.group.freeze.fd < 0 {
+	if !s.group.freeze.is() {
 		return b, nil
 	}
 	return freezable{b}, nil

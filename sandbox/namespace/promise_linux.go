@@ -60,7 +60,7 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 	try("memory", func() error { return s.group.limit(64<<20, 64, 0) })
 	try("pids", func() error { return s.group.limit(0, 64, 0) })
 	try("cpu", func() error {
-		if s.group.quota.fd < 0 {
+		if !s.group.quota.is() {
 			return errMissing("the kernel has no processor quota (CONFIG_CFS_BANDWIDTH)")
 		}
 		if err := s.group.setCPU(0.5); err != nil {
@@ -69,7 +69,7 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 		return s.group.setCPU(0)
 	})
 	freeze := d.cgroups.why
-	if freeze == nil || s.group.freeze.fd >= 0 {
+	if freeze == nil || s.group.freeze.is() {
 		freeze = s.group.setFrozen(ctx, true)
 	}
 	if freeze == nil {
@@ -84,7 +84,7 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 	var peak error
 	if err := missing("memory"); err != nil {
 		peak = err
-	} else if s.group.mem.peak.fd < 0 {
+	} else if !s.group.mem.peak.is() {
 		peak = errMissing("this kernel has no memory.peak: short peaks between two readings are missed")
 	}
 	add("true peak memory", peak, "Linux 5.19 or later")

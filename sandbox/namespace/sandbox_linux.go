@@ -36,6 +36,7 @@ type box struct {
 	mu      sync.Mutex
 	parties map[string]*party
 	frozen  bool
+	resting bool           // frozen, and holding no more than it must
 	copying sync.WaitGroup // goroutines that copy output
 }
 
@@ -77,7 +78,7 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 		}
 		prefix = newRootAt
 		moveTo(fd, prefix)
-		b.trees.list = append(b.trees.list, tree{"/", "", fd}) // closed with the others
+		b.trees.list = append(b.trees.list, tree{target: "/", fd: fd}) // closed with the others
 	}
 	// Outer targets first, should one lie inside another.
 	mounts := slices.SortedStableFunc(slices.Values(spec.Mounts), func(a, b sandbox.Mount) int { return strings.Compare(a.Target, b.Target) })
@@ -86,6 +87,11 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 			if err := s.d.template.point(m.Target); err != nil {
 				return nil, err
 			}
+		}
+		if prefix == "" && len(m.Sources) == 0 && slices.Contains(mountPoints(), strings.TrimPrefix(m.Target, "/")) {
+			// It is there, empty, and nothing can be mounted inside it.
+			b.trees.list = append(b.trees.list, tree{target: m.Target, fd: -1, root: s.d.template.root})
+			continue
 		}
 		fd, err := newTree(m)
 		if err != nil {
@@ -188,6 +194,39 @@ func (b freezable) Freeze(ctx context.Context) error {
 	return err
 }
 
+// Rest closes the control files, which are opened again when they are used again,
+// and after that closed at once while the sandbox rests.
+func (b freezable) Rest() {
+	if b.Enter() != nil {
+		return
+	}
+	defer b.Leave()
+	b.freezing.Lock()
+	defer b.freezing.Unlock()
+	b.mu.Lock()
+	b.resting = b.frozen
+	parties := make([]*party, 0, 4)
+	for _, p := range b.parties {
+		parties = append(parties, p)
+	}
+	b.mu.Unlock()
+	b.restAgain(parties)
+}
+
+// restAgain closes what a reading of the use has opened.
+func (b *box) restAgain(parties []*party) {
+	b.mu.Lock()
+	resting := b.resting
+	b.mu.Unlock()
+	if !resting {
+		return
+	}
+	b.shell.group.rest()
+	for _, p := range parties {
+		p.rest()
+	}
+}
+
 // letGo ends the waiting children that nobody took.
 func (b *box) letGo(ctx context.Context) error {
 	b.mu.Lock()
@@ -228,6 +267,7 @@ func (b *box) setFrozen(f bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.frozen = f
+	b.resting = b.resting && f
 }
 
 func (b *box) isFrozen() bool {
@@ -387,7 +427,7 @@ func (b *box) execProgram(cmd sandbox.Command, out *outputs) *program {
 // maxProcesses is the limit by user, which stands in where no group counts: the
 // kernel counts a user within his user namespace, and every sandbox has its own.
 func (b *box) maxProcesses() uint64 {
-	if b.shell.group.pids.fd >= 0 {
+	if b.shell.group.pids.is() {
 		return unix.RLIM_INFINITY
 	}
 	b.mu.Lock()

@@ -32,7 +32,6 @@ type shell struct {
 
 	pid   int    // of the init, on the host; 0 when it was reaped
 	init  string // the same for ever, to look into proc
-	pidfd *os.File
 	link  *link
 	ready []*waiting // children made ahead
 
@@ -87,6 +86,7 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 	}
 	s.pid, err = d.spawner.clone(s.user, s.netns, s.group.initDir, theirs)
 	unix.Close(theirs)
+	s.group.closeInit()
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("clone the init of a sandbox: %w", err)
@@ -96,11 +96,6 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 	// privileges it takes its turn.
 	_ = unix.Setpriority(unix.PRIO_PROCESS, s.pid, -20)
 	s.link = newLink(conn, s.ended)
-	pidfd, err := unix.PidfdOpen(s.pid, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("pidfd_open: %w", err)
-	}
-	s.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
 	uids, gids := d.ids.maps(s.user)
 	for file, m := range map[string]string{"uid_map": uids, "gid_map": gids} {
 		if err := writeFile("/proc/"+strconv.Itoa(s.pid)+"/"+file, m); err != nil {
@@ -233,7 +228,14 @@ func (s *shell) forkInto(party *party) (*waiting, error) {
 	join := &program{kind: kindRun}
 	zero := join.str("0")
 	for i, f := range party.procs {
-		join.call("join "+party.dirs[i], unix.SYS_WRITE, join.file(f.fd), zero, 1)
+		fd, release, err := f.hold()
+		if err != nil {
+			conn.Close()
+			unix.Close(theirs)
+			return nil, fmt.Errorf("make a process in the sandbox: %w", err)
+		}
+		defer release()
+		join.call("join "+party.dirs[i], unix.SYS_WRITE, join.file(fd), zero, 1)
 	}
 	core := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, noCrashHelper), noCrashHelper)
 	join.call("set limit", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, join.bytes(core), 0) // the filter keeps it
@@ -330,9 +332,6 @@ func (s *shell) destroy(ctx context.Context) error {
 		delete(s.children, pid)
 	}
 	s.mu.Unlock()
-	if s.pidfd != nil {
-		s.pidfd.Close()
-	}
 	if s.plug != nil {
 		s.plug.release()
 		s.plug = nil
@@ -384,18 +383,20 @@ func (s *shell) end(ctx context.Context) error {
 	}
 	_ = s.group.setCPU(0) // a throttled process must run to die
 	s.group.kill(true)
-	kill := func() error { return unix.Kill(s.pid, unix.SIGKILL) }
-	if s.pidfd == nil {
-		_ = kill()
+	_ = unix.Kill(s.pid, unix.SIGKILL)
+	s.group.thawForGood()
+	// The pid is ours until it is waited for, so this is the init's.
+	fd, err := unix.PidfdOpen(s.pid, unix.PIDFD_NONBLOCK)
+	if err != nil { // out of descriptors
 		_, err := waitPID(s.pid)
 		s.pid = 0
 		return err
 	}
-	_ = kill()
-	s.group.thawForGood()
-	stop := context.AfterFunc(ctx, func() { _ = s.pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
+	defer pidfd.Close()
+	stop := context.AfterFunc(ctx, func() { _ = pidfd.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	raw, err := s.pidfd.SyscallConn()
+	raw, err := pidfd.SyscallConn()
 	if err != nil {
 		return err
 	}

@@ -23,16 +23,17 @@ type trees struct{ list []tree }
 type tree struct {
 	target string
 	source string // the host directory when there is one source
-	fd     int    // the mount itself otherwise
+	fd     int    // the mount itself when there are more
+	root   int    // without any: the root the empty mount point is in
 }
 
 // add remembers a tree; it says whether it keeps the descriptor.
 func (t *trees) add(m sandbox.Mount, fd int) bool {
 	if len(m.Sources) == 1 {
-		t.list = append(t.list, tree{m.Target, m.Sources[0], -1})
+		t.list = append(t.list, tree{target: m.Target, source: m.Sources[0], fd: -1})
 		return false
 	}
-	t.list = append(t.list, tree{m.Target, "", fd})
+	t.list = append(t.list, tree{target: m.Target, fd: fd})
 	return true
 }
 
@@ -61,8 +62,12 @@ func (t *trees) open(op, inside string, flags uint64) (*os.File, error) {
 	}
 	root := in.fd
 	if root < 0 {
+		at, name := unix.AT_FDCWD, in.source
+		if name == "" {
+			at, name = in.root, strings.TrimPrefix(in.target, "/")
+		}
 		var err error
-		if root, err = unix.Open(in.source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		if root, err = unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 			return fail(err)
 		}
 		defer unix.Close(root)

@@ -64,16 +64,16 @@ type peak struct {
 // start begins to count.
 func (m *meter) start(g *group) {
 	m.parties = map[*party]*peak{}
-	m.cpuBase = g.cpuTime(g.cpu)
-	if g.mem.events.fd >= 0 {
-		m.oomBase = oomKills(g.mem.events)
+	m.cpuBase = g.cpuTime(&g.cpu)
+	if g.mem.events.is() {
+		m.oomBase = oomKills(&g.mem.events)
 	}
-	m.total.base, _ = resetPeak(g.mem)
+	m.total.base, _ = resetPeak(&g.mem)
 }
 
 // resetPeak makes the kernel's peak begin again, or returns what it stands at.
-func resetPeak(m memoryFiles) (base int64, err error) {
-	if m.peak.fd < 0 {
+func resetPeak(m *memoryFiles) (base int64, err error) {
+	if !m.peak.is() {
 		return 0, nil
 	}
 	if err = m.peak.write("0"); err == nil { // v1; v2 since 6.12 takes any string
@@ -87,13 +87,13 @@ func resetPeak(m memoryFiles) (base int64, err error) {
 func (m *meter) reset(b *box) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	base, _ := resetPeak(b.shell.group.mem)
+	base, _ := resetPeak(&b.shell.group.mem)
 	m.total = peak{base: base}
 	clear(m.parties)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range b.parties {
-		base, _ := resetPeak(p.mem)
+		base, _ := resetPeak(&p.mem)
 		m.parties[p] = &peak{base: base}
 	}
 }
@@ -123,23 +123,24 @@ func (b *box) Usage() (sandbox.Usage, error) {
 		whole.add(h)
 		u.Processes += pu.Processes
 		u.Parties[p.name] = pu
-		if !g.h.unified && p.mem.events.fd >= 0 {
-			u.OOMKills += int(oomKills(p.mem.events))
+		if !g.h.unified && p.mem.events.is() {
+			u.OOMKills += int(oomKills(&p.mem.events))
 		}
 	}
 	whole.measure(orphans)
 	u.Processes += whole.threads
-	if n, err := g.pids.number(); g.pids.fd >= 0 && err == nil {
+	if n, err := g.pids.number(); g.pids.is() && err == nil {
 		u.Processes = int(max(n-own, 0))
 	}
-	if u.CPU = time.Duration(g.cpuTime(g.cpu) - m.cpuBase); g.cpu.fd < 0 {
+	if u.CPU = time.Duration(g.cpuTime(&g.cpu) - m.cpuBase); !g.cpu.is() {
 		u.CPU = m.total.time(whole.cpu)
 	}
 	if g.h.unified {
-		u.OOMKills = int(oomKills(g.mem.events) - m.oomBase)
+		u.OOMKills = int(oomKills(&g.mem.events) - m.oomBase)
 	}
-	u.Memory = m.total.read(g.mem, g.h.unified, whole)
+	u.Memory = m.total.read(&g.mem, g.h.unified, whole)
 	u.PeakMemory = m.total.all
+	b.restAgain(parties)
 	return u, nil
 }
 
@@ -191,7 +192,7 @@ func (m *meter) party(g *group, p *party) (u sandbox.PartyUsage, h held) {
 		m.parties[p] = pk
 	}
 	pids := p.pids
-	if p.list.fd >= 0 {
+	if p.list.is() {
 		var buf [4096]byte
 		list, _ := p.list.read(buf[:])
 		pids = pids[:0]
@@ -202,13 +203,13 @@ func (m *meter) party(g *group, p *party) (u sandbox.PartyUsage, h held) {
 	}
 	h.measure(pids)
 	u.Processes, h.threads = h.threads, 0
-	if u.CPU = time.Duration(g.cpuTime(p.cpu)); p.cpu.fd < 0 {
+	if u.CPU = time.Duration(g.cpuTime(&p.cpu)); !p.cpu.is() {
 		for _, pid := range pids {
 			h.cpu += processTime(pid)
 		}
 		u.CPU = pk.time(h.cpu)
 	}
-	u.Memory = pk.read(p.mem, g.h.unified, h)
+	u.Memory = pk.read(&p.mem, g.h.unified, h)
 	u.PeakMemory = pk.all
 	return u, h
 }
@@ -218,7 +219,7 @@ func (m *meter) party(g *group, p *party) (u sandbox.PartyUsage, h held) {
 func (s *shell) family(parties []*party) (orphans []string) {
 	none := true
 	for _, p := range parties {
-		if p.list.fd < 0 {
+		if !p.list.is() {
 			p.pids, none = p.pids[:0], false
 		}
 	}
@@ -236,7 +237,7 @@ func (s *shell) family(parties []*party) (orphans []string) {
 		switch p, known := owner[insidePID(child)]; {
 		case !known:
 			orphans = append(orphans, list...)
-		case p.list.fd < 0 && p.name != "":
+		case !p.list.is() && p.name != "":
 			p.pids = append(p.pids, list...)
 		}
 	}
@@ -311,43 +312,43 @@ func (b *box) Sample() {
 		parties = append(parties, p)
 	}
 	b.mu.Unlock()
-	m.total.look(g.mem, g.h.unified)
+	m.total.look(&g.mem, g.h.unified)
 	for _, p := range parties {
 		pk := m.parties[p]
 		if pk == nil {
 			pk = &peak{}
 			m.parties[p] = pk
 		}
-		pk.look(p.mem, g.h.unified)
+		pk.look(&p.mem, g.h.unified)
 	}
 }
 
 // look notes the file cache of a charge that is the largest up to now, when it is
 // larger than anything already understood.
-func (p *peak) look(m memoryFiles, unified bool) {
-	if m.usage.fd < 0 {
+func (p *peak) look(m *memoryFiles, unified bool) {
+	if !m.usage.is() {
 		return
 	}
 	usage, err := m.usage.number()
 	if err != nil || usage <= p.seen || usage-p.own <= quarter {
 		return
 	}
-	p.seen, p.seenCache = usage, fileCache(m.stat, unified)
+	p.seen, p.seenCache = usage, fileCache(&m.stat, unified)
 }
 
 // nearly is the part of the peak that a look must have found to tell about it.
 const nearly = 8
 
 // read updates the peak and returns what is held now without file cache.
-func (p *peak) read(m memoryFiles, unified bool, h held) int64 {
+func (p *peak) read(m *memoryFiles, unified bool, h held) int64 {
 	mapped, freed := h.mapped, h.freed
-	if m.usage.fd < 0 { // no group counts: what is gone before it is asked for is missed
+	if !m.usage.is() { // no group counts: what is gone before it is asked for is missed
 		p.own = max(p.own, h.own+freed)
 		p.all = max(p.all, p.own+mapped)
 		return h.own
 	}
 	raw := int64(math.MaxInt64) // unknown: before Linux 5.19 on v2
-	if m.peak.fd >= 0 {
+	if m.peak.is() {
 		if n, err := m.peak.number(); err == nil {
 			raw = n
 		}
@@ -359,7 +360,7 @@ func (p *peak) read(m memoryFiles, unified bool, h held) int64 {
 	// Reading the statistics costs more than all else. While the peak charge stands
 	// where it stood and little of it was cache, they cannot tell of a new peak.
 	if raw != p.raw || raw-p.own > quarter {
-		p.raw, p.cache = raw, fileCache(m.stat, unified)
+		p.raw, p.cache = raw, fileCache(&m.stat, unified)
 	}
 	cache := p.cache
 	now := max(usage-cache, 0)
@@ -378,7 +379,7 @@ func (p *peak) read(m memoryFiles, unified bool, h held) int64 {
 
 // fileCache is the part of the charge that is file cache: reclaimable, and
 // nobody's need.
-func fileCache(stat controlFile, unified bool) int64 {
+func fileCache(stat *controlFile, unified bool) int64 {
 	var buf [4096]byte
 	b, err := stat.read(buf[:])
 	if err != nil {
@@ -413,7 +414,7 @@ func field(b []byte, name string) int64 {
 }
 
 // oomKills reads how many processes the kernel ended for lack of memory.
-func oomKills(f controlFile) int64 {
+func oomKills(f *controlFile) int64 {
 	var buf [512]byte
 	b, err := f.read(buf[:])
 	if err != nil {
@@ -423,8 +424,8 @@ func oomKills(f controlFile) int64 {
 }
 
 // cpuTime reads processor time in nanoseconds.
-func (g *group) cpuTime(f controlFile) int64 {
-	if f.fd < 0 {
+func (g *group) cpuTime(f *controlFile) int64 {
+	if !f.is() {
 		return 0
 	}
 	var buf [512]byte
@@ -468,9 +469,10 @@ func readStatus(pid string) (status, bool) {
 // hostPID finds the pid on the host of one inside.
 func (s *shell) hostPID(p *party, inside int) int {
 	var list []string
-	if p.list.fd >= 0 {
+	if p.list.is() {
 		var buf [4096]byte
 		b, _ := p.list.read(buf[:])
+		p.list.shut()
 		list = strings.Fields(string(b))
 	} else {
 		list = childrenOf(s.init)
