@@ -37,7 +37,7 @@ func noopWorker() *Local {
 	w := newLocal(Config{MemoryBudget: 1 << 40})
 	w.build = func(_ context.Context, inst *instance) error {
 		n := &noop{w: w, inst: inst}
-		w.attach(inst, func() (sandbox.Usage, error) { return sandbox.Usage{}, nil }, nil)
+		w.attach(inst, func() (sandbox.Usage, error) { return sandbox.Usage{}, nil }, nil, nil)
 		w.began(inst, n)
 		w.idled(inst, n)
 		return nil

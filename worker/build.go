@@ -132,7 +132,11 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 			Record: telemetry.Line("lambdad: /tmp is memory on this host: what is written there counts as memory of the function (lambdad doctor says why)")})
 	}
 
-	w.attach(inst, sb.Usage, held.run)
+	var rest func()
+	if r, ok := sb.(sandbox.Rester); ok {
+		rest = r.Rest
+	}
+	w.attach(inst, sb.Usage, rest, held.run)
 	w.began(inst, environment.Start(cfg))
 	steps.lap("start")
 	log.Debug("environment built", steps.laps...)

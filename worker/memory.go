@@ -23,6 +23,9 @@ const (
 	shortPeriod  = 100 * time.Millisecond
 	// busyPeriod is how often an environment in use is measured.
 	busyPeriod = 5 * time.Second
+	// calmAfter is how long one has been idle when it is measured for the last time
+	// and put to rest.
+	calmAfter = time.Second
 )
 
 // reserve is what a new environment of p is expected to hold.
@@ -35,13 +38,13 @@ func (w *Local) reserve(p *pool) int64 { return max(p.need, floorMemory) }
 func (w *Local) admit(p *pool) bool {
 	need := w.reserve(p)
 	w.shrink(need)
-	return w.held+need <= w.budget || len(w.instances) == 0
+	return w.held+need <= w.budget || w.all.n == 0
 }
 
 // shrink ends idle environments until need more bytes will fit. Called under mu.
 func (w *Local) shrink(need int64) {
 	for w.held-w.freeing+need > w.budget {
-		inst := w.longestIdle()
+		inst := w.idle.first
 		if inst == nil {
 			return
 		}
@@ -53,19 +56,27 @@ func (w *Local) shrink(need int64) {
 }
 
 // sample measures what has changed since it was last measured: environments in
-// use every few seconds, idle ones once, after they froze.
+// use every few seconds, idle ones once, after they froze, and then these are put
+// to rest: what does not change is not looked at.
 func (w *Local) sample() {
 	now := time.Now()
 	w.mu.Lock()
 	todo := w.todo[:0]
-	for inst := range w.instances {
-		if inst.usage != nil && w.stale(inst, now) {
-			todo = append(todo, inst)
-		}
+	for inst := w.calm.first; inst != nil && now.Sub(inst.idleSince) >= w.cfg.FreezeDelay+calmAfter; inst = w.calm.first {
+		w.calm.remove(inst)
+		w.looked.remove(inst)
+		todo = append(todo, inst)
+	}
+	calm := len(todo)
+	for inst := w.looked.first; inst != nil && now.Sub(inst.lookedAt) >= busyPeriod; inst = w.looked.next(inst) {
+		todo = append(todo, inst)
 	}
 	w.mu.Unlock()
-	for _, inst := range todo {
+	for i, inst := range todo {
 		w.measure(inst)
+		if i < calm && inst.rest != nil {
+			inst.rest()
+		}
 	}
 	clear(todo)
 	w.todo = todo
@@ -82,18 +93,6 @@ func (w *Local) sample() {
 	w.shrink(0)
 	w.pump()
 	w.mu.Unlock()
-}
-
-func (w *Local) stale(inst *instance, now time.Time) bool {
-	switch {
-	case inst.state == idle && w.cfg.FreezeDelay >= 0 && !w.plain:
-		// A frozen environment does not change.
-		frozen := inst.idleSince.Add(w.cfg.FreezeDelay)
-		return inst.sampledAt.Before(frozen) && now.After(frozen)
-	case inst.state < ending:
-		return now.Sub(inst.sampledAt) >= busyPeriod
-	}
-	return false
 }
 
 // measure asks one sandbox what it holds. An environment that ends meanwhile
@@ -118,8 +117,16 @@ func (w *Local) measure(inst *instance) {
 		w.freeing += m - inst.memory
 	}
 	w.held += m - inst.memory
-	inst.memory = m
-	inst.sampledAt = time.Now()
+	if inst.measured {
+		w.measured -= inst.memory
+	}
+	w.measured += m
+	inst.memory, inst.measured = m, true
+	inst.lookedAt = time.Now()
+	if inst.inLooked.in { // behind the others
+		w.looked.remove(inst)
+		w.looked.push(inst)
+	}
 }
 
 // setBudget derives the budget from the memory the host has left: what measured
@@ -132,13 +139,7 @@ func (w *Local) setBudget(available int64, err error) {
 		}
 		return
 	}
-	var measured int64
-	for inst := range w.instances {
-		if !inst.sampledAt.IsZero() {
-			measured += inst.memory
-		}
-	}
-	w.budget = max(0, measured+available-w.hostReserve)
+	w.budget = max(0, w.measured+available-w.hostReserve)
 }
 
 // hostMemory returns the bytes of memory the host can still give: MemAvailable,

@@ -44,8 +44,9 @@ type pool struct {
 	// starting counts environments under way that nobody has had yet. Each is
 	// meant for one waiter but goes to whoever is first.
 	starting int
-	answered int // busy environments whose runtime has answered
-	patient  int // waiters that count on one of those
+	starts   lane // all that are under way, provisioned ones, too
+	answered int  // busy environments whose runtime has answered
+	patient  int  // waiters that count on one of those
 	living   int
 	queued   bool // in Local.queue
 	ahead    provision
@@ -100,6 +101,7 @@ type instance struct {
 	// call back.
 	env     env
 	usage   func() (sandbox.Usage, error)
+	rest    func() // the sandbox, frozen, may hold less; nil: it cannot
 	release func() // gives back what was held for it; nil when there is nothing
 
 	state     state
@@ -109,8 +111,11 @@ type instance struct {
 	answered  bool          // the runtime has, in this use
 	unit      Unit          // of concurrency, which the use still holds; nil: the caller does
 	idleSince time.Time
-	memory    int64     // measured, or the reserve until it was
-	sampledAt time.Time // zero: never measured
+	memory    int64 // measured, or the reserve until it was
+	measured  bool
+	lookedAt  time.Time
+
+	inAll, inStarts, inIdle, inCalm, inLooked place
 }
 
 // known notes the environment of an instance, once: after that it is read without
@@ -132,7 +137,7 @@ func (w *Local) poolFor(v *lambdad.Version) *pool {
 		f = &function{}
 		w.functions[k.functionKey] = f
 	}
-	p := &pool{key: k, function: f, version: v}
+	p := &pool{key: k, function: f, version: v, starts: lane{place: func(i *instance) *place { return &i.inStarts }}}
 	p.retired = v.Number == latest && f.current != "" && f.current != v.Generation
 	f.pools = append(f.pools, p)
 	w.pools[k] = p
@@ -234,7 +239,9 @@ func (w *Local) launch(p *pool, ahead bool) {
 	}
 	w.slots--
 	w.held += inst.memory
-	w.instances[inst] = struct{}{}
+	w.states[starting]++
+	w.all.push(inst)
+	p.starts.push(inst)
 	if ahead {
 		p.ahead.living++
 	} else {
@@ -248,6 +255,7 @@ func (w *Local) launch(p *pool, ahead bool) {
 
 // started ends the first phase of an instance: it is now like any other.
 func (w *Local) started(inst *instance) {
+	inst.pool.starts.remove(inst)
 	if !inst.ahead {
 		inst.pool.starting--
 	}
@@ -268,15 +276,21 @@ func (w *Local) free(inst *instance) {
 	p := inst.pool
 	switch {
 	case len(p.waiting) > 0:
-		inst.claim()
+		w.claimed(inst)
 		w.deliver(p, result{inst: inst, use: inst.uses})
 	case p.retired || w.draining || w.plain && othersWait(p) || inst.ahead && p.ahead.living > p.ahead.target,
 		time.Since(inst.since) > w.cfg.MaxAge:
 		w.end(inst)
 	default:
-		inst.state = idle
+		w.become(inst, idle)
 		inst.idleSince = time.Now()
 		*inst.peers() = append(*inst.peers(), inst)
+		if !inst.ahead {
+			w.idle.push(inst)
+		}
+		if w.freezes() {
+			w.calm.push(inst)
+		}
 	}
 }
 
@@ -291,7 +305,8 @@ func othersWait(p *pool) bool {
 // deliver gives a result to the request that waits longest.
 func (w *Local) deliver(p *pool, r result) {
 	wt := p.waiting[0]
-	p.waiting = slices.Delete(p.waiting, 0, 1)
+	p.waiting[0] = nil
+	p.waiting = p.waiting[1:] // others wait behind it: nothing is moved
 	w.waiting--
 	p.hurry(wt)
 	wt.ready <- r
@@ -299,7 +314,7 @@ func (w *Local) deliver(p *pool, r result) {
 
 // pop claims the warmest idle environment of p, a provisioned one first, or
 // returns nil.
-func (p *pool) pop() *instance {
+func (w *Local) pop(p *pool) *instance {
 	list := &p.ahead.idle
 	n := len(*list) - 1
 	if n < 0 {
@@ -311,7 +326,7 @@ func (p *pool) pop() *instance {
 	inst := (*list)[n]
 	(*list)[n] = nil
 	*list = (*list)[:n]
-	inst.claim()
+	w.claimed(inst)
 	return inst
 }
 
@@ -323,16 +338,43 @@ func (inst *instance) peers() *[]*instance {
 	return &inst.pool.idle
 }
 
-// unlist takes an idle instance out of its list.
-func (inst *instance) unlist() {
+// unlist takes an idle instance out of where idle ones are.
+func (w *Local) unlist(inst *instance) {
 	list := inst.peers()
-	*list = remove(*list, inst)
+	switch s, last := *list, len(*list)-1; inst {
+	case s[0]: // as most who are retired
+		s[0] = nil
+		*list = s[1:]
+	case s[last]:
+		s[last] = nil
+		*list = s[:last]
+	default:
+		*list = remove(s, inst)
+	}
+	w.idle.remove(inst)
+	w.calm.remove(inst)
 }
 
-func (inst *instance) claim() {
-	inst.state = busy
+// claimed gives an instance to a request. It must be in no list.
+func (w *Local) claimed(inst *instance) {
+	w.become(inst, busy)
 	inst.uses++
+	w.idle.remove(inst)
+	w.calm.remove(inst)
+	if !inst.inLooked.in { // it was at rest, and is what it was until now
+		inst.lookedAt = time.Now()
+		w.looked.push(inst)
+	}
 }
+
+func (w *Local) become(inst *instance, s state) {
+	w.states[inst.state]--
+	inst.state = s
+	w.states[s]++
+}
+
+// freezes reports whether idle environments are frozen.
+func (w *Local) freezes() bool { return w.cfg.FreezeDelay >= 0 && !w.plain }
 
 // done ends a use. The unit is to be released, if there is one.
 func (inst *instance) done() (unit Unit, answered bool) {
@@ -362,17 +404,27 @@ func (w *Local) endSurplus(inst *instance) {
 	}
 }
 
+// endSurplusOf does so for all of a pool.
+func (w *Local) endSurplusOf(p *pool) {
+	for inst := p.starts.first; inst != nil; {
+		next := p.starts.next(inst)
+		w.endSurplus(inst)
+		inst = next
+	}
+}
+
 // end shuts an environment down in the background. It must be idle, just freed or
 // just started; settle follows when it has ended.
 func (w *Local) end(inst *instance) {
 	if inst.state == idle {
-		inst.unlist()
+		w.unlist(inst)
 	}
 	if inst.pool.retired {
 		w.counters.versionClosed++
 	}
 	w.aheadLeft(inst)
-	inst.state = ending
+	w.become(inst, ending)
+	w.looked.remove(inst)
 	w.freeing += inst.memory
 	w.work.Go(func() { w.shutdown(inst) })
 }
@@ -393,18 +445,6 @@ func (p *pool) endIdle(w *Local) {
 	}
 }
 
-// longestIdle returns the environment that has been idle longest, or nil; none
-// that is provisioned. The first of each pool is the pool's oldest.
-func (w *Local) longestIdle() *instance {
-	var oldest *instance
-	for _, p := range w.pools {
-		if len(p.idle) > 0 && (oldest == nil || p.idle[0].idleSince.Before(oldest.idleSince)) {
-			oldest = p.idle[0]
-		}
-	}
-	return oldest
-}
-
 // leave takes an instance that will not act any more out of everything but the
 // accounts, which remove settles.
 func (w *Local) leave(inst *instance) {
@@ -413,23 +453,27 @@ func (w *Local) leave(inst *instance) {
 	case starting:
 		w.started(inst)
 	case idle:
-		inst.unlist()
+		w.unlist(inst)
 	}
+	w.looked.remove(inst)
 	release(inst.done())
 	if inst.state != ending {
 		w.freeing += inst.memory
 	}
-	inst.state = ending
+	w.become(inst, ending)
 }
 
 // settle closes the account of an instance that left and has given back all it
 // had, and starts what has room now.
 func (w *Local) settle(inst *instance) {
 	p := inst.pool
-	inst.state = gone
+	w.become(inst, gone)
 	w.held -= inst.memory
 	w.freeing -= inst.memory
-	delete(w.instances, inst)
+	if inst.measured {
+		w.measured -= inst.memory
+	}
+	w.all.remove(inst)
 	p.living--
 	p.function.living--
 	for _, o := range p.function.pools {

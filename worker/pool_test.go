@@ -54,6 +54,8 @@ type fakeEnv struct {
 	dead    bool
 	invoked []string
 	memory  int64
+	looks   int           // times its use was asked for
+	rests   int           // times it was put to rest
 	free    chan struct{} // tells an owner waiting for the end of an invocation
 	done    chan struct{}
 }
@@ -91,11 +93,16 @@ func (h *host) close() {
 
 func (h *host) check() {
 	h.t.Helper()
+	synctest.Wait() // fakes that were ended in their initialisation go, too
 	h.Local.mu.Lock()
 	defer h.Local.mu.Unlock()
-	if len(h.instances) != 0 || len(h.pools) != 0 || h.waiting != 0 || h.held != 0 || h.freeing != 0 || h.slots != h.cfg.Starts {
+	if h.all.n != 0 || len(h.pools) != 0 || h.waiting != 0 || h.held != 0 || h.freeing != 0 || h.slots != h.cfg.Starts {
 		h.t.Errorf("left: %d instances, %d pools, %d waiting, %d bytes held, %d freeing, %d of %d slots",
-			len(h.instances), len(h.pools), h.waiting, h.held, h.freeing, h.slots, h.cfg.Starts)
+			h.all.n, len(h.pools), h.waiting, h.held, h.freeing, h.slots, h.cfg.Starts)
+	}
+	if h.measured != 0 || h.states[starting]+h.states[idle]+h.states[busy]+h.states[ending] != 0 ||
+		h.idle.first != nil || h.idle.last != nil || h.idle.n+h.calm.n+h.looked.n != 0 {
+		h.t.Errorf("left: %d bytes measured, states %v, lanes of %d, %d and %d", h.measured, h.states, h.idle.n, h.calm.n, h.looked.n)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -129,7 +136,7 @@ func (h *host) buildFake(ctx context.Context, inst *instance) error {
 		return err
 	}
 	e.birth = time.Now()
-	h.attach(inst, e.usage, func() {
+	h.attach(inst, e.usage, e.rest, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.released++
@@ -164,8 +171,15 @@ func (e *fakeEnv) usage() (sandbox.Usage, error) {
 	if e.dead {
 		return sandbox.Usage{}, sandbox.ErrDestroyed
 	}
+	e.looks++
 	cpu := min(time.Since(e.birth), e.h.initTime)
 	return sandbox.Usage{Memory: e.memory, CPU: time.Duration(float64(cpu) * e.h.initCPU)}, nil
+}
+
+func (e *fakeEnv) rest() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.rests++
 }
 
 func (e *fakeEnv) isDead() bool {
@@ -285,7 +299,7 @@ func (h *host) count() (built, living int) {
 	defer h.Local.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.built), len(h.instances)
+	return len(h.built), h.all.n
 }
 
 func (h *host) env(i int) *fakeEnv {
@@ -486,7 +500,7 @@ func TestCallerLeavesWithEnvironment(t *testing.T) {
 		synctest.Wait()
 		h.Local.mu.Lock()
 		p := h.pools[keyOf(v)]
-		inst := p.pop()
+		inst := h.pop(p)
 		wt := &waiter{ready: make(chan result, 1)}
 		p.waiting = append(p.waiting, wt)
 		h.waiting++

@@ -60,11 +60,7 @@ func (w *Local) Provision(v *lambdad.Version, n int) {
 	for a.living > n && len(a.idle) > 0 {
 		w.end(a.idle[0])
 	}
-	for inst := range w.instances {
-		if inst.pool == p {
-			w.endSurplus(inst)
-		}
-	}
+	w.endSurplusOf(p)
 	w.provide(p)
 	w.pump()
 	w.dropEmpty(p)

@@ -35,19 +35,11 @@ type counters struct {
 func (w *Local) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := Stats{
-		MemoryBudget: w.budget, MemoryHeld: w.held, Environments: len(w.instances), Waiting: w.waiting,
+	return Stats{
+		MemoryBudget: w.budget, MemoryHeld: w.held, Environments: w.all.n, Waiting: w.waiting,
+		InUse: w.states[busy], Idle: w.states[idle],
 		WaitCount: w.counters.waits.Load(), WaitDuration: time.Duration(w.counters.waited.Load()),
 		MemoryClosed: w.counters.memoryClosed, IdleClosed: w.counters.idleClosed, VersionClosed: w.counters.versionClosed,
 		DroppedRecords: w.drops.Records.Load(), DroppedBytes: w.drops.Bytes.Load(),
 	}
-	for inst := range w.instances {
-		switch inst.state {
-		case busy:
-			s.InUse++
-		case idle:
-			s.Idle++
-		}
-	}
-	return s
 }

@@ -117,14 +117,19 @@ type Local struct {
 	mu        sync.Mutex
 	pools     map[key]*pool
 	functions map[functionKey]*function
-	instances map[*instance]struct{}
-	queue     []*pool // those that want starts, taking turns
-	ahead     []*pool // those that miss provisioned environments, taking turns
-	turn      bool    // of queue, else of ahead
-	waiting   int     // requests
-	slots     int     // free places in the gate
-	held      int64   // bytes: the sum of memory of all instances
-	freeing   int64   // bytes: the part of held that ends
+	states    [gone + 1]int // instances by state; gone: all there ever were
+	all       lane          // instances by their start
+	idle      lane          // those that may be retired for their memory, by the time they became idle
+	calm      lane          // idle ones that are not measured since and not at rest, by the same
+	looked    lane          // those whose memory may change, by the time they were last looked at
+	queue     []*pool       // those that want starts, taking turns
+	ahead     []*pool       // those that miss provisioned environments, taking turns
+	turn      bool          // of queue, else of ahead
+	waiting   int           // requests
+	slots     int           // free places in the gate
+	held      int64         // bytes: the sum of memory of all instances
+	measured  int64         // bytes: the part of held that is not only reserved
+	freeing   int64         // bytes: the part of held that ends
 	budget    int64
 	short     bool // the first in queue waits for memory
 	draining  bool
@@ -150,7 +155,10 @@ func newLocal(cfg Config) *Local {
 		ends:        make(chan struct{}, maxShutdowns),
 		pools:       make(map[key]*pool),
 		functions:   make(map[functionKey]*function),
-		instances:   make(map[*instance]struct{}),
+		all:         lane{place: func(i *instance) *place { return &i.inAll }},
+		idle:        lane{place: func(i *instance) *place { return &i.inIdle }},
+		calm:        lane{place: func(i *instance) *place { return &i.inCalm }},
+		looked:      lane{place: func(i *instance) *place { return &i.inLooked }},
 		slots:       cfg.Starts,
 		budget:      cfg.MemoryBudget,
 		hostReserve: cfg.HostReserve,
@@ -237,7 +245,7 @@ func release(unit Unit, answered bool) {
 func (w *Local) claim(ctx context.Context, v *lambdad.Version) (inst *instance, use int, err error) {
 	w.mu.Lock()
 	if p := w.pools[keyOf(v)]; p != nil {
-		if inst := p.pop(); inst != nil {
+		if inst := w.pop(p); inst != nil {
 			use := inst.uses
 			w.mu.Unlock()
 			return inst, use, nil
@@ -406,10 +414,12 @@ func (w *Local) startFailed(inst *instance, err error) {
 
 // attach gives an instance what it is used through, before its environment is
 // started.
-func (w *Local) attach(inst *instance, usage usageFunc, release func()) {
+func (w *Local) attach(inst *instance, usage usageFunc, rest, release func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	inst.usage, inst.release = usage, release
+	inst.usage, inst.rest, inst.release = usage, rest, release
+	inst.lookedAt = time.Now()
+	w.looked.push(inst)
 }
 
 // began notes the environment of an instance. It comes from whoever is first to
@@ -502,9 +512,6 @@ func (w *Local) Retire(account, region, name, keepGeneration string) {
 			w.retirePool(p)
 		}
 	}
-	for inst := range w.instances {
-		w.endSurplus(inst)
-	}
 	for _, p := range slices.Clone(f.pools) {
 		w.dropEmpty(p)
 	}
@@ -527,9 +534,6 @@ func (w *Local) RetireVersion(account, region, name, generation string) {
 			w.retirePool(p)
 		}
 	}
-	for inst := range w.instances {
-		w.endSurplus(inst)
-	}
 	for _, p := range slices.Clone(f.pools) {
 		w.dropEmpty(p)
 	}
@@ -541,6 +545,7 @@ func (w *Local) retirePool(p *pool) {
 	p.retired = true
 	p.ahead.target = 0
 	p.endIdle(w)
+	w.endSurplusOf(p)
 }
 
 // Run retires idle environments and measures memory until ctx ends.
@@ -576,20 +581,20 @@ func (w *Local) retireIdle() time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	next := w.cfg.IdleTimeout
-	if len(w.instances) > 0 {
+	if w.all.n > 0 {
 		next = min(next, samplePeriod)
 	}
 	if w.short {
 		next = min(next, shortPeriod)
 	}
-	for inst := range w.instances {
-		if inst.state == idle && time.Since(inst.since) > w.cfg.MaxAge {
+	for inst := w.all.first; inst != nil && time.Since(inst.since) > w.cfg.MaxAge; inst = w.all.next(inst) {
+		if inst.state == idle {
 			w.end(inst)
 		}
 	}
 	next = w.aheadDue(next)
 	for {
-		inst := w.longestIdle()
+		inst := w.idle.first
 		if inst == nil {
 			return next
 		}
@@ -611,9 +616,7 @@ func (w *Local) Drain(ctx context.Context) error {
 	for _, p := range w.pools {
 		p.ahead.target = 0
 		p.endIdle(w)
-	}
-	for inst := range w.instances {
-		w.endSurplus(inst)
+		w.endSurplusOf(p)
 	}
 	for _, p := range w.pools {
 		w.dropEmpty(p)
@@ -635,9 +638,9 @@ func (w *Local) Drain(ctx context.Context) error {
 // oldest first. It asks each sandbox for its use.
 func (w *Local) Environments() []environment.Status {
 	w.mu.Lock()
-	list := make([]environment.Status, 0, len(w.instances))
-	envs := make([]env, 0, len(w.instances))
-	for inst := range w.instances {
+	list := make([]environment.Status, 0, w.all.n)
+	envs := make([]env, 0, w.all.n)
+	for inst := w.all.first; inst != nil; inst = w.all.next(inst) {
 		if inst.env != nil {
 			envs = append(envs, inst.env)
 			continue
@@ -660,13 +663,13 @@ func (w *Local) kill(cause error) error {
 	w.cancel()
 	w.mu.Lock()
 	w.killed = true
-	envs := make([]env, 0, len(w.instances))
-	for inst := range w.instances {
+	envs := make([]env, 0, w.all.n)
+	for inst := w.all.first; inst != nil; inst = w.all.next(inst) {
 		if inst.env != nil {
 			envs = append(envs, inst.env)
 		}
 	}
-	left, waiting := len(w.instances), w.waiting
+	left, waiting := w.all.n, w.waiting
 	for _, p := range w.pools {
 		for len(p.waiting) > 0 {
 			w.deliver(p, result{err: errDraining()})
@@ -685,7 +688,7 @@ func (w *Local) kill(cause error) error {
 	case <-w.drained:
 	case <-timeout.C:
 		w.mu.Lock()
-		left = len(w.instances)
+		left = w.all.n
 		w.mu.Unlock()
 		return errors.Join(err, fmt.Errorf("drain: %d environments were still there %s after they were killed", left, killWait))
 	}
@@ -694,7 +697,7 @@ func (w *Local) kill(cause error) error {
 
 // checkDrained notes the end of a drain. Called under mu.
 func (w *Local) checkDrained() {
-	if !w.draining || len(w.instances) > 0 || w.waiting > 0 {
+	if !w.draining || w.all.n > 0 || w.waiting > 0 {
 		return
 	}
 	select {
