@@ -65,7 +65,7 @@ var layers = []struct {
 	{"poller", []string{".", "metrics", "placement", "queue", "frontend"}},
 	{"service/lambda", []string{".", "aws", "policy", "store", "blob", "telemetry", "archive", "frontend"}},
 	{"service/s3", []string{".", "aws", "policy", "store", "blob"}},
-	{"service/ecr", []string{".", "aws", "store", "blob", "image"}},
+	{"service/ecr", []string{".", "aws", "policy", "store", "blob", "image"}},
 	{"service/cloudwatch", []string{".", "aws", "metrics"}},
 	{"service/cloudwatchlogs", []string{".", "aws", "logstore"}},
 	{"service/iam", []string{".", "aws", "policy", "store"}},

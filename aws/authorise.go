@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"context"
 	"net"
 	"strconv"
 	"strings"
@@ -23,7 +24,7 @@ type ResourceNamer interface {
 // A PolicyKeeper is a Service whose resources have policies of their own.
 type PolicyKeeper interface {
 	// ResourcePolicy returns the policy on the resource that Resource named, or
-	// nil.
+	// nil. The request is nil where a call is only thought of.
 	ResourcePolicy(r *Request, resource string) *policy.Document
 }
 
@@ -50,7 +51,7 @@ func (m *Mux) authorise(svc Service, r *Request, mode AuthMode) error {
 	if r.Action == "" {
 		r.Action = actionOf(r.Service, r.Operation)
 	}
-	r.authority = authority{svc: svc, now: m.opts.Now, any: mode == Any}
+	r.authority = m.authority(svc, mode)
 	if r.Identity.Admin && r.Identity.Grants == nil {
 		return nil // the account's root; resources of other accounts are their service's to refuse
 	}
@@ -74,9 +75,49 @@ func (m *Mux) authorise(svc Service, r *Request, mode AuthMode) error {
 
 // authority is what Authorize needs to decide.
 type authority struct {
-	svc Service
-	now func() time.Time
-	any bool
+	svc  Service
+	keys Keys
+	now  func() time.Time
+	any  bool
+}
+
+func (m *Mux) authority(svc Service, mode AuthMode) authority {
+	return authority{svc: svc, keys: m.keys, now: m.opts.Now, any: mode == Any}
+}
+
+// Identify is for handlers of plain URLs: the request is made by the owner of an
+// access key, as a proof says that the handler has checked, with the rights that the
+// owner has now. Without a proof, which is key "", it is accepted only while every
+// key is. Other errors than those of Keys are refusals.
+func (r *Request) Identify(accessKeyID, token string) error {
+	if r.authority.any && fromWebPage(r.Request) {
+		return errWebPage
+	}
+	_, id, err := r.authority.lookup(r.Context(), accessKeyID, token)
+	if err == nil {
+		r.Identity = id
+	}
+	return err
+}
+
+// lookup finds an access key; while every key is accepted, it is there.
+func (a *authority) lookup(ctx context.Context, accessKeyID, token string) (secret string, id Identity, err error) {
+	err = ErrUnknownKey
+	if accessKeyID != "" {
+		secret, id, err = a.keys.Lookup(ctx, accessKeyID, token)
+	}
+	if err != nil && a.any {
+		return "", anyIdentity(accessKeyID), nil
+	}
+	return secret, id, err
+}
+
+// Perform is for handlers of plain URLs that do what an operation of the API does: it
+// decides about that operation on a resource, whose policy the service keeps, and
+// makes the request one of it, for Access. The error is AWS's refusal.
+func (r *Request) Perform(operation, resource string) error {
+	r.Operation, r.Action, r.resource = operation, actionOf(r.Service, operation), resource
+	return r.AuthorizeForeign(resource)
 }
 
 // Authorize decides about one more action that a call implies, such as passing a
@@ -89,8 +130,8 @@ func (r *Request) Authorize(action, resource string, on *policy.Document, keys p
 	return r.allow(action, resource, on, keys, false)
 }
 
-// AuthorizeForeign decides about the call's action on a resource of another
-// account, whose policy its service keeps.
+// AuthorizeForeign decides about the call's action on a resource, such as one of
+// another account, whose policy its service keeps.
 func (r *Request) AuthorizeForeign(resource string) error {
 	var on *policy.Document
 	if k, ok := r.authority.svc.(PolicyKeeper); ok {
@@ -112,7 +153,6 @@ func (r *Request) allow(action, resource string, on *policy.Document, keys polic
 		Principal: r.Identity.principal(), Action: action, Resource: resource, Account: accountOf(resource, r.Identity.Account),
 		Keys: &requestKeys{r: r, resource: resource, extra: keys}, Policy: on, Trust: trust,
 	})
-	r.decision = d
 	if d.Allowed {
 		return nil
 	}

@@ -8,7 +8,7 @@ import (
 
 // servePath answers the pages beside the AWS APIs: health and the plain URLs of
 // services. It reports whether there was one.
-func (m *Mux) servePath(w http.ResponseWriter, r *http.Request) bool {
+func (m *Mux) servePath(w http.ResponseWriter, r *http.Request, id string, mode AuthMode) bool {
 	switch r.URL.Path {
 	case "/_localstack/health", "/_lambdad/health":
 		services := map[string]string{}
@@ -27,9 +27,13 @@ func (m *Mux) servePath(w http.ResponseWriter, r *http.Request) bool {
 		}
 		return true
 	}
-	for prefix, h := range m.paths {
+	for prefix, p := range m.paths {
 		if strings.HasPrefix(r.URL.Path, prefix) {
-			h.ServeHTTP(w, r)
+			q := &Request{Request: r, Service: p.svc.Name(), Region: m.opts.Region, RequestID: id, authority: m.authority(p.svc, mode)}
+			q.failed = p.handler(w, q)
+			if m.opts.Access != nil && (q.Operation != "" || q.failed != nil) {
+				m.tell(q)
+			}
 			return true
 		}
 	}

@@ -24,6 +24,8 @@ type Identity struct {
 	Transitive []string
 	// Issued is when temporary credentials were made.
 	Issued time.Time
+	// Expires is when temporary credentials end; zero for others.
+	Expires time.Time
 	// Grants are the policies that go with the principal; nil for none.
 	Grants *policy.Grants
 

@@ -38,7 +38,6 @@ type KeyStore struct {
 type tempKey struct {
 	secret, token string
 	id            Identity
-	expires       time.Time
 }
 
 // credentialsFile is the form of the administrator's key on disk.
@@ -163,7 +162,7 @@ func (k *KeyStore) Lookup(_ context.Context, accessKeyID, token string) (secret 
 	if subtle.ConstantTimeCompare([]byte(t.token), []byte(token)) != 1 {
 		return "", id, ErrUnknownKey
 	}
-	if k.now().After(t.expires) {
+	if k.now().After(t.id.Expires) {
 		return "", id, ErrExpiredKey
 	}
 	k.withRole(&t.id)
@@ -219,6 +218,7 @@ func (k *KeyStore) Mint(v *lambdad.Version, environmentID string) (mint func(par
 		c := lambdad.Credentials{AccessKeyID: newKeyID("ASIA"), SecretAccessKey: newSecret(), SessionToken: newToken()}
 		id := base
 		id.AccessKeyID, id.Party, id.Issued = c.AccessKeyID, party, k.now()
+		id.Expires = id.Issued.Add(EnvironmentKeyLife)
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		for _, key := range minted {
@@ -227,7 +227,7 @@ func (k *KeyStore) Mint(v *lambdad.Version, environmentID string) (mint func(par
 			}
 		}
 		minted = append(minted, c.AccessKeyID)
-		k.temp[c.AccessKeyID] = tempKey{c.SecretAccessKey, c.SessionToken, id, id.Issued.Add(EnvironmentKeyLife)}
+		k.temp[c.AccessKeyID] = tempKey{c.SecretAccessKey, c.SessionToken, id}
 		return c
 	}
 	return mint, func() {

@@ -26,7 +26,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/lambdad/lambdad"
-	"github.com/lambdad/lambdad/policy"
 )
 
 // DefaultAccount is the account of every access key that names none.
@@ -57,6 +56,8 @@ type Request struct {
 	Region    string // of the credential scope
 	RequestID string
 	Identity  Identity
+	// SessionToken came with temporary credentials; it must not be shown.
+	SessionToken string
 	// Body is what was sent, decompressed. It is nil if Oversize.
 	Body []byte
 	// Oversize: the body was longer than BodyLimit and was thrown away.
@@ -81,7 +82,6 @@ type Request struct {
 	Route any
 
 	authority authority
-	decision  policy.Decision
 	resource  string         // decided about; "" for none
 	failed    *lambdad.Error // what was answered, if it was an error
 }
@@ -110,7 +110,20 @@ type PathService interface {
 	Service
 	// Paths returns handlers by path prefix. Prefixes begin with /_lambdad/; the
 	// registry of images has /v2.
-	Paths() map[string]http.Handler
+	Paths() map[string]PathHandler
+}
+
+// A PathHandler answers a request for a plain URL, whatever happens. It checks the
+// proof itself; where that names an access key, it calls Identify and Perform. The
+// request has no protocol or form, its body is that of the http.Request, and its region
+// that of requests without a scope. The result is the refusal that was answered, for
+// Access; nil for none.
+type PathHandler func(w http.ResponseWriter, r *Request) *lambdad.Error
+
+// A path is a handler and whose it is.
+type path struct {
+	svc     Service
+	handler PathHandler
 }
 
 // AuthMode says which signatures are accepted.
@@ -150,7 +163,8 @@ type Options struct {
 	// further requests wait. Default 512 MiB.
 	BodyMemory int64
 	// Access is told of every authenticated request after it was answered, and of
-	// every request from inside a sandbox. It must not block. Default: nobody is.
+	// every request from inside a sandbox; of those for plain URLs if they did what an
+	// operation does or were refused. It must not block. Default: nobody is.
 	Access func(Access)
 	// Now is the clock for signatures; default time.Now.
 	Now func() time.Time
@@ -161,7 +175,7 @@ type Mux struct {
 	opts     Options
 	keys     Keys
 	services map[string]Service
-	paths    map[string]http.Handler
+	paths    map[string]path
 	verifier *verifier
 	bodies   *semaphore.Weighted
 	log      *slog.Logger
@@ -187,7 +201,7 @@ func NewMux(keys Keys, opts Options, services ...Service) *Mux {
 	m := &Mux{
 		opts: opts, keys: keys, log: opts.Logger,
 		services: map[string]Service{},
-		paths:    map[string]http.Handler{},
+		paths:    map[string]path{},
 		verifier: newVerifier(opts.Now),
 		bodies:   semaphore.NewWeighted(opts.BodyMemory),
 	}
@@ -195,7 +209,7 @@ func NewMux(keys Keys, opts Options, services ...Service) *Mux {
 		m.services[s.Name()] = s
 		if p, ok := s.(PathService); ok {
 			for prefix, h := range p.Paths() {
-				m.paths[prefix] = h
+				m.paths[prefix] = path{s, h}
 			}
 		}
 	}
@@ -229,7 +243,7 @@ type target struct {
 func (m *Mux) serve(w http.ResponseWriter, hr *http.Request, mode AuthMode) {
 	id := uuid.NewString()
 	w.Header()["x-amzn-RequestId"] = []string{id}
-	if (strings.HasPrefix(hr.URL.Path, "/_") || isRegistry(hr)) && m.servePath(w, hr) {
+	if (strings.HasPrefix(hr.URL.Path, "/_") || isRegistry(hr)) && m.servePath(w, hr, id, mode) {
 		return
 	}
 
@@ -313,8 +327,7 @@ func (m *Mux) serveService(w http.ResponseWriter, r *Request, svc Service, t tar
 // have been made with.
 func (m *Mux) authenticate(r *Request, t target, mode AuthMode) (secret string, err error) {
 	if mode == Any && fromWebPage(r.Request) {
-		return "", lambdad.Errorf("AccessDeniedException",
-			"Requests from web pages are refused while every key is accepted (--auth any).")
+		return "", errWebPage
 	}
 	if t.authErr != nil && mode == Verify {
 		return "", t.authErr
@@ -326,15 +339,9 @@ func (m *Mux) authenticate(r *Request, t target, mode AuthMode) (secret string, 
 		r.Identity = anyIdentity("")
 		return "", nil
 	}
-	secret, id, err := m.keys.Lookup(r.Context(), t.auth.accessKeyID, t.auth.token)
-	if mode == Any {
-		if err == nil {
-			r.Identity = id
-		} else {
-			r.Identity = anyIdentity(t.auth.accessKeyID)
-		}
-		return "", nil
-	}
+	r.SessionToken = t.auth.token
+	a := authority{keys: m.keys, any: mode == Any}
+	secret, id, err := a.lookup(r.Context(), t.auth.accessKeyID, t.auth.token)
 	switch {
 	case errors.Is(err, ErrExpiredKey):
 		return "", &authError{kind: expiredToken}
@@ -342,8 +349,14 @@ func (m *Mux) authenticate(r *Request, t target, mode AuthMode) (secret string, 
 		return "", &authError{kind: unknownKey}
 	}
 	r.Identity = id
+	if mode == Any {
+		return "", nil
+	}
 	return secret, m.verifier.checkTime(t.auth)
 }
+
+// errWebPage is the refusal of web pages.
+var errWebPage = lambdad.Errorf("AccessDeniedException", "Requests from web pages are refused while every key is accepted (--auth any).")
 
 // fromWebPage reports whether a browser made the request on behalf of a page that
 // is not this server's own. Where no signature is asked for, any page that

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -502,5 +503,110 @@ func TestPages(t *testing.T) {
 	ready = nil
 	if status, _, _ := send(t, newRequest(t, "GET", s.URL+"/_lambdad/ready", nil)); status != 200 {
 		t.Errorf("ready: %d", status)
+	}
+}
+
+// gate is a service with a plain URL that lets in the owner of a key.
+type gate struct{ echo }
+
+func (gate) Paths() map[string]PathHandler {
+	return map[string]PathHandler{"/_lambdad/gate": func(w http.ResponseWriter, r *Request) *lambdad.Error {
+		q := r.URL.Query()
+		err := r.Identify(q.Get("key"), q.Get("token"))
+		if err == nil && q.Get("operation") != "" {
+			err = r.Perform(q.Get("operation"), "arn:aws:lambda:us-east-1:"+q.Get("account")+":function:f")
+		}
+		var refused *lambdad.Error
+		if err != nil && !errors.As(err, &refused) {
+			refused = lambdad.Errorf("Unknown", "%v", err)
+		}
+		if refused != nil {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprint(w, refused)
+			return refused
+		}
+		fmt.Fprintf(w, "%s in %s", r.Identity.ARN, r.Region)
+		return nil
+	}}
+}
+
+func (gate) ResourcePolicy(_ *Request, resource string) *policy.Document {
+	if !strings.Contains(resource, "222222222222") {
+		return nil
+	}
+	return policy.MustParse("gate", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Principal":{"AWS":"000000000000"},"Action":"lambda:InvokeFunction","Resource":"*"}}`, policy.ForResource)
+}
+
+// TestPaths: who comes by a plain URL has the rights that the owner of the key has,
+// and is in the trail when something was done or refused.
+func TestPaths(t *testing.T) {
+	var told []Access
+	keys := testKeys()
+	mux := func(auth AuthMode) *Mux {
+		return NewMux(keys, Options{Auth: auth, Region: "eu-central-1", Access: func(a Access) { told = append(told, a) }}, gate{})
+	}
+	now := time.Now()
+	issue := func(role string, expires time.Time) string {
+		s := Session{Account: DefaultAccount, ARN: "arn:aws:sts::000000000000:assumed-role/r/s", UserID: "AROAX:s", Role: role, RoleID: "AROAX", Issued: now, Expires: expires}
+		c, err := keys.Issue(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "key=" + c.AccessKeyID + "&token=" + strings.ReplaceAll(c.SessionToken, "+", "%2B")
+	}
+	session, gone, ended := issue("arn:aws:iam::000000000000:role/p/r", now.Add(time.Hour)), issue("arn:aws:iam::000000000000:role/x", now.Add(time.Hour)), issue("arn:aws:iam::000000000000:role/p/r", now.Add(-time.Hour))
+	root := "key=" + testKey.AccessKeyID
+	const invoke, get = "&operation=InvokeFunction&account=", "&operation=GetFunction&account="
+	verify, anybody := mux(Verify), mux(Any)
+	for _, tt := range []struct {
+		name   string
+		h      http.Handler
+		query  string
+		status int
+		want   string
+		told   string // action and error code, or nothing
+	}{
+		{"root", verify, root, 200, "arn:aws:iam::000000000000:root in eu-central-1", ""},
+		{"root's own", verify, root + get + DefaultAccount, 200, "", "lambda:GetFunction "},
+		{"root's neighbour", verify, root + get + "111111111111", 403, "because no resource-based policy allows the lambda:GetFunction action", "lambda:GetFunction AccessDeniedException"},
+		{"root's friend", verify, root + invoke + "222222222222", 200, "", "lambda:InvokeFunction "},
+		{"user", verify, "key=AKIAUSER" + get + DefaultAccount, 403, "User: arn:aws:iam::000000000000:user/alice is not authorized to perform: lambda:GetFunction on resource: arn:aws:lambda:us-east-1:000000000000:function:f because no identity-based policy allows the lambda:GetFunction action", "lambda:GetFunction AccessDeniedException"},
+		{"session", verify, session + invoke + DefaultAccount, 200, "assumed-role/r/s", "lambda:InvokeFunction "},
+		{"session's other", verify, session + get + DefaultAccount, 403, "no identity-based policy", "lambda:GetFunction AccessDeniedException"},
+		{"session abroad", verify, session + invoke + "222222222222", 200, "", "lambda:InvokeFunction "},
+		{"ended session", verify, ended + invoke + DefaultAccount, 403, "expired", ""},
+		{"session of a role that is gone", verify, gone + invoke + DefaultAccount, 403, "unknown", ""},
+		{"another's token", verify, session + "x" + invoke + DefaultAccount, 403, "unknown", ""},
+		{"unknown", verify, "key=AKIANOBODY" + invoke + DefaultAccount, 403, "unknown", ""},
+		{"nobody", verify, "key=", 403, "unknown", ""},
+		{"nobody, all accepted", anybody, "key=" + get + DefaultAccount, 200, "000000000000:root", "lambda:GetFunction "},
+		{"account, all accepted", anybody, "key=111111111111" + get + "111111111111", 200, "111111111111:root", "lambda:GetFunction "},
+		{"its neighbour, all accepted", anybody, "key=111111111111" + get + DefaultAccount, 403, "no resource-based policy", "lambda:GetFunction AccessDeniedException"},
+		{"nobody in a sandbox", anybody.Sandbox("e"), "key=", 403, "unknown", " Unknown"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			told = nil
+			w := httptest.NewRecorder()
+			tt.h.ServeHTTP(w, httptest.NewRequest("GET", "/_lambdad/gate?"+tt.query, nil))
+			if w.Code != tt.status || !strings.Contains(w.Body.String(), tt.want) {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+			got := ""
+			for _, a := range told {
+				got += a.Action + " " + a.ErrorCode
+				if !slices.Equal(w.Header()["x-amzn-RequestId"], []string{a.RequestID}) {
+					t.Errorf("request id %q", a.RequestID)
+				}
+			}
+			if got != tt.told {
+				t.Errorf("told %q, want %q", got, tt.told)
+			}
+		})
+	}
+	r := httptest.NewRequest("POST", "/_lambdad/gate?key=", nil)
+	r.Header.Set("Origin", "http://evil.example")
+	w := httptest.NewRecorder()
+	if anybody.ServeHTTP(w, r); w.Code != 403 {
+		t.Errorf("a web page: %d %s", w.Code, w.Body)
 	}
 }

@@ -147,7 +147,7 @@ func (k *KeyStore) session(accessKeyID, token string) (secret string, id Identit
 	}
 	id = Identity{
 		Account: s.Account, AccessKeyID: accessKeyID, ARN: s.ARN, UserID: s.UserID, UserName: s.User, Role: s.Role,
-		Tags: s.Tags, Transitive: s.Transitive, Issued: s.Issued,
+		Tags: s.Tags, Transitive: s.Transitive, Issued: s.Issued, Expires: s.Expires,
 	}
 	switch {
 	case s.Role != "":

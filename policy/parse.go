@@ -25,6 +25,9 @@ const (
 	// ForResource has principals and resources: policies of functions, layers,
 	// buckets.
 	ForResource
+	// ForRepository has principals and no resources, since it hangs on the only one:
+	// policies of image repositories.
+	ForRepository
 )
 
 // maxDocument bounds what is looked at at all; each kind has a smaller limit of
@@ -224,7 +227,7 @@ func parseStatement(m map[string]any, form Form, variables bool) (s statement, e
 		if s.sid, ok = v.(string); !ok {
 			return s, syntax
 		}
-		if form != ForResource && !sidPattern.MatchString(s.sid) {
+		if form != ForResource && form != ForRepository && !sidPattern.MatchString(s.sid) {
 			return s, malformed("Statement IDs (SID) must be alpha-numeric. Check that your input satisfies the regular expression [0-9A-Za-z]*")
 		}
 	}
@@ -296,7 +299,7 @@ func (s *statement) parseActions(m map[string]any, form Form) error {
 
 func (s *statement) parseResources(m map[string]any, form Form, variables bool) error {
 	v, not, ok := either(m, "Resource")
-	if form == ForTrust {
+	if form == ForTrust || form == ForRepository {
 		for _, key := range []string{"Resource", "NotResource"} {
 			if m[key] != nil {
 				return malformed("Has prohibited field %s", key)

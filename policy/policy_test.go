@@ -316,6 +316,8 @@ func TestMalformed(t *testing.T) {
 		{ForIdentity, `{"Statement":[{"Effect":"Allow","Action":"*","Resource":"\u0001"}]}`, "Syntax errors in policy."},
 		{ForTrust, `{"Statement":[{"Effect":"Allow","Action":"sts:AssumeRole"}]}`, "Missing required field Principal"},
 		{ForTrust, `{"Statement":[{"Effect":"Allow","Principal":"*","Action":"sts:AssumeRole","Resource":"*"}]}`, "Has prohibited field Resource"},
+		{ForRepository, `{"Statement":[{"Effect":"Allow","Principal":"*","Action":"ecr:*","Resource":"*"}]}`, "Has prohibited field Resource"},
+		{ForRepository, `{"Statement":[{"Effect":"Allow","Action":"ecr:*"}]}`, "Missing required field Principal"},
 		{ForTrust, `{"Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:GetObject"}]}`, "AssumeRole policy may only specify STS AssumeRole actions."},
 		{ForTrust, `{"Statement":[{"Effect":"Allow","Principal":{"AWS":"alice"},"Action":"sts:AssumeRole"}]}`, `Invalid principal in policy: "AWS":"alice"`},
 		{ForTrust, `{"Statement":[{"Effect":"Allow","Principal":{"Service":"lambda"},"Action":"sts:AssumeRole"}]}`, `Invalid principal in policy: "SERVICE":"lambda"`},

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/lambdad/lambdad"
+	"github.com/lambdad/lambdad/aws"
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/policy"
 	iamservice "github.com/lambdad/lambdad/service/iam"
@@ -139,13 +140,16 @@ func findEvent(ctx context.Context, dataDir, id string) (found *trail.Event, err
 	return found, nil
 }
 
-// explainPolicies answers what iamCommand asks.
-func explainPolicies(identities *iamservice.Registry, resourcePolicy func(arn string) *policy.Document) http.HandlerFunc {
+// explainPolicies answers what iamCommand asks. The keepers are of the policies on
+// resources, by the service in their ARN.
+func explainPolicies(identities *iamservice.Registry, keepers map[string]aws.PolicyKeeper) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		question := iamservice.Question{
 			Principal: q.Get("principal"), Action: q.Get("action"), Resource: q.Get("resource"), Keys: policy.KeySet{},
-			Policy: resourcePolicy(q.Get("resource")),
+		}
+		if parts := strings.SplitN(question.Resource, ":", 4); len(parts) == 4 && keepers[parts[2]] != nil {
+			question.Policy = keepers[parts[2]].ResourcePolicy(nil, question.Resource)
 		}
 		for _, kv := range q["key"] {
 			name, value, _ := strings.Cut(kv, "=")

@@ -42,6 +42,7 @@ func workerImages(s *image.Store) worker.Images {
 type imageFinder struct {
 	images *image.Store
 	ecr    *ecrservice.Service
+	region string // of requests that name none
 	host   string // the endpoint's, with its port
 }
 

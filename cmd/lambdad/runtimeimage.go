@@ -100,7 +100,7 @@ func (s imageSource) get(ctx context.Context, images *image.Store, find *imageFi
 	case s.Tar != "":
 		img, release, err = images.ImportTar(ctx, s.Tar, s.Tag, arch)
 	case find != nil:
-		img, resolved, release, err = find.Resolve(ctx, lambdaservice.ImageRequest{URI: s.Ref, Account: account, Region: find.ecr.Region, Architecture: arch})
+		img, resolved, release, err = find.Resolve(ctx, lambdaservice.ImageRequest{URI: s.Ref, Account: account, Region: find.region, Architecture: arch})
 	default:
 		var r *image.Remote
 		if r, err = images.Resolve(ctx, s.Ref, arch); err == nil {

@@ -28,7 +28,6 @@ import (
 	"github.com/lambdad/lambdad/logstore"
 	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/nats"
-	"github.com/lambdad/lambdad/policy"
 	"github.com/lambdad/lambdad/poller"
 	cloudwatchservice "github.com/lambdad/lambdad/service/cloudwatch"
 	logsservice "github.com/lambdad/lambdad/service/cloudwatchlogs"
@@ -200,12 +199,12 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	ecrAPI, err := ecrservice.New(ctx, ecrservice.Config{Store: engine.Store(), Images: images, Open: auth == aws.Any, Region: cfg.Region, Logger: log})
+	ecrAPI, err := ecrservice.New(ctx, ecrservice.Config{Store: engine.Store(), Images: images, Logger: log})
 	if err != nil {
 		return err
 	}
 	undo.push(func() error { ecrAPI.Close(); return nil })
-	finder := &imageFinder{images, ecrAPI, advertised(listener.Addr())}
+	finder := &imageFinder{images, ecrAPI, cfg.Region, advertised(listener.Addr())}
 	var functionImages lambdaservice.Images // nil where an image cannot be a root
 	if n.driver.Tier() != "plain" {
 		functionImages = finder
@@ -268,8 +267,8 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 			"POST /layers":   serveLayers(lambdaAPI),
 			"POST /runtimes": serveRuntimes(n.runtimes, images, finder),
 			"/bill":          serveBill(ledger, account, cfg.Region),
-			"/iam/explain": explainPolicies(identities, func(arn string) *policy.Document {
-				return lambdaAPI.ResourcePolicy(nil, arn)
+			"/iam/explain": explainPolicies(identities, map[string]aws.PolicyKeeper{
+				"lambda": lambdaAPI, "ecr": ecrAPI, "s3": s3API,
 			}),
 			"/explain": explainer(func(ctx context.Context, function, qualifier string) (lambdad.Target, error) {
 				return registry.Resolve(ctx, account, cfg.Region, function, qualifier)

@@ -102,8 +102,14 @@ func program(t testing.TB, name string) string {
 	return string(b)
 }
 
-// ecr calls an operation of ECR with a signed request.
+// ecr calls an operation of ECR as the administrator.
 func ecr(t testing.TB, s *harness.Server, op string, in, out any) error {
+	t.Helper()
+	return ecrAs(t, s, s.Client.Options().Credentials, op, in, out)
+}
+
+// ecrAs calls it as somebody, with a signed request.
+func ecrAs(t testing.TB, s *harness.Server, who aws.CredentialsProvider, op string, in, out any) error {
 	t.Helper()
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -115,7 +121,7 @@ func ecr(t testing.TB, s *harness.Server, op string, in, out any) error {
 	}
 	req.Header.Set("Content-Type", "application/x-amz-json-1.1")
 	req.Header.Set("X-Amz-Target", "AmazonEC2ContainerRegistry_V20150921."+op)
-	cred, err := s.Client.Options().Credentials.Retrieve(t.Context())
+	cred, err := who.Retrieve(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,12 +148,12 @@ func ecr(t testing.TB, s *harness.Server, op string, in, out any) error {
 }
 
 // login is what docker login does with GetAuthorizationToken.
-func login(t testing.TB, s *harness.Server) authn.Authenticator {
+func login(t testing.TB, s *harness.Server, who aws.CredentialsProvider) authn.Authenticator {
 	t.Helper()
 	var out struct {
 		AuthorizationData []struct{ AuthorizationToken, ProxyEndpoint string }
 	}
-	if err := ecr(t, s, "GetAuthorizationToken", struct{}{}, &out); err != nil {
+	if err := ecrAs(t, s, who, "GetAuthorizationToken", struct{}{}, &out); err != nil {
 		t.Fatal(err)
 	}
 	if got := out.AuthorizationData[0].ProxyEndpoint; got != s.Endpoint {
@@ -180,7 +186,7 @@ func push(t testing.TB, s *harness.Server, repo, tag string, img v1.Image) (uri,
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(ref, img, remote.WithAuth(login(t, s))); err != nil {
+	if err := remote.Write(ref, img, remote.WithAuth(login(t, s, s.Client.Options().Credentials))); err != nil {
 		t.Fatalf("push: %v", err)
 	}
 	d, err := img.Digest()

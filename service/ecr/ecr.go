@@ -8,9 +8,10 @@
 // those alone that its own manifests name (neighbours.md section 8; there is no
 // model of ECR here, so the few shapes are written by hand).
 //
-// Clients of /v2/ prove themselves by the password that GetAuthorizationToken gave,
-// for twelve hours, with the user name AWS. Whoever may call that may push and pull
-// in its account and region.
+// Clients of /v2/ prove themselves by the password that GetAuthorizationToken gave, with
+// the user name AWS. It names who asked for it, for twelve hours or until his session
+// ends, and each request is decided by what he may do at that moment, as the operation
+// of ECR that it stands for.
 package ecr
 
 import (
@@ -21,7 +22,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"slices"
 	"sort"
 	"strings"
@@ -32,6 +32,7 @@ import (
 	"github.com/lambdad/lambdad/aws"
 	"github.com/lambdad/lambdad/blob"
 	"github.com/lambdad/lambdad/image"
+	"github.com/lambdad/lambdad/policy"
 	"github.com/lambdad/lambdad/store"
 )
 
@@ -39,21 +40,19 @@ import (
 type Config struct {
 	Store  store.Store
 	Images *image.Store
-	// Open accepts every client of /v2/, as --auth any does of the endpoint; those
-	// without a password are of aws.DefaultAccount and Region.
-	Open   bool
-	Region string           // default us-east-1
 	Logger *slog.Logger     // default: discard
 	Now    func() time.Time // default time.Now
 }
 
-// A Service is the ECR API and the registry; it implements aws.PathService.
+// A Service is the ECR API and the registry; it implements aws.PathService,
+// aws.ResourceNamer, aws.PolicyKeeper and aws.Conditioner.
 type Service struct {
 	aws.RPC
 	Config
-	key []byte // signs passwords
+	passwords sealer
 
 	mu      sync.Mutex // guards the following
+	guards  map[repoRef]guard
 	uploads map[string]*upload
 	recent  map[recentKey]*recentBlob
 }
@@ -74,16 +73,15 @@ const recentLife = time.Hour
 
 // New reads the key of passwords, which it makes the first time.
 func New(ctx context.Context, cfg Config) (*Service, error) {
-	cfg.Region = cmp.Or(cfg.Region, "us-east-1")
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Service{Config: cfg, uploads: map[string]*upload{}, recent: map[recentKey]*recentBlob{}}
+	s := &Service{Config: cfg, guards: map[repoRef]guard{}, uploads: map[string]*upload{}, recent: map[recentKey]*recentBlob{}}
 	var err error
-	if s.key, err = passwordKey(ctx, cfg.Store); err != nil {
+	if s.passwords, err = openSealer(ctx, cfg.Store); err != nil {
 		return nil, fmt.Errorf("ecr: the key of passwords: %w", err)
 	}
 	s.RPC = aws.NewRPC(api, map[string]aws.Handler{
@@ -115,18 +113,8 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 func (s *Service) Protocol() aws.Protocol { return aws.JSON11 }
 
 // Paths implements aws.PathService: the distribution API.
-func (s *Service) Paths() map[string]http.Handler {
-	return map[string]http.Handler{"/v2": http.HandlerFunc(s.serveV2)}
-}
-
-// of names a repository of the caller, or of the registry it gives.
-func of(r *aws.Request, registryID *string, name string) (repoRef, error) {
-	if registryID != nil && *registryID != "" && *registryID != r.Identity.Account {
-		return repoRef{}, lambdad.Errorf("AccessDeniedException",
-			"User: %s is not authorized to perform: %s on resource: arn:aws:ecr:%s:%s:repository/%s because no resource-based policy allows the %s action",
-			r.Identity.ARN, r.Action, r.Region, *registryID, name, r.Action)
-	}
-	return repoRef{r.Identity.Account, r.Region, name}, nil
+func (s *Service) Paths() map[string]aws.PathHandler {
+	return map[string]aws.PathHandler{"/v2": s.serveV2}
 }
 
 func value[T any](p *T) (v T) {
@@ -156,9 +144,14 @@ func (r *repository) show(host string) *Repository {
 }
 
 func (s *Service) createRepository(r *aws.Request, in *CreateRepositoryRequest) (*CreateRepositoryResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
+	}
+	if len(in.Tags) > 0 {
+		if err := s.decide(r, "ecr:TagResource", ref); err != nil {
+			return nil, err
+		}
 	}
 	rec := repositoryRecord{Created: s.Now(), Mutability: "MUTABLE", Tags: map[string]string{}}
 	if m := value(in.ImageTagMutability); m != "" {
@@ -194,8 +187,8 @@ func (s *Service) describeRepositories(r *aws.Request, in *DescribeRepositoriesR
 	out := &DescribeRepositoriesResponse{Repositories: []*Repository{}}
 	if len(in.RepositoryNames) > 0 {
 		for _, name := range in.RepositoryNames {
-			ref, err := of(r, in.RegistryID, name)
-			if err != nil {
+			ref := ownOr(r, in.RegistryID, name)
+			if err := s.decide(r, r.Action, ref); err != nil {
 				return nil, err
 			}
 			repo, err := s.get(r.Context(), ref)
@@ -206,7 +199,7 @@ func (s *Service) describeRepositories(r *aws.Request, in *DescribeRepositoriesR
 		}
 		return out, nil
 	}
-	ref, err := of(r, in.RegistryID, "")
+	ref, err := s.of(r, in.RegistryID, everyRepository)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +238,7 @@ func paginate[T any](items []T, key func(T) string, token *string, maxResults *i
 }
 
 func (s *Service) deleteRepository(r *aws.Request, in *DeleteRepositoryRequest) (*DeleteRepositoryResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -256,17 +249,33 @@ func (s *Service) deleteRepository(r *aws.Request, in *DeleteRepositoryRequest) 
 	return &DeleteRepositoryResponse{repo.show(r.Host)}, nil
 }
 
-func (s *Service) getAuthorizationToken(r *aws.Request, _ *GetAuthorizationTokenRequest) (*GetAuthorizationTokenResponse, error) {
+func (s *Service) getAuthorizationToken(r *aws.Request, in *GetAuthorizationTokenRequest) (*GetAuthorizationTokenResponse, error) {
 	expires := s.Now().Add(passwordLife)
-	password := s.password(r.Identity.Account, r.Region, expires)
+	if end := r.Identity.Expires; !end.IsZero() && end.Before(expires) {
+		expires = end
+	}
 	scheme := "http"
 	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
 		scheme = "https"
 	}
-	return &GetAuthorizationTokenResponse{AuthorizationData: []AuthorizationData{{
-		AuthorizationToken: new(base64.StdEncoding.EncodeToString([]byte("AWS:" + password))),
-		ExpiresAt:          aws.At(expires), ProxyEndpoint: new(scheme + "://" + r.Host),
-	}}}, nil
+	registries := in.RegistryIDs
+	if len(registries) == 0 {
+		registries = []string{""}
+	}
+	out := &GetAuthorizationTokenResponse{}
+	for _, registry := range registries {
+		password, err := s.passwords.seal(claim{
+			AccessKeyID: r.Identity.AccessKeyID, SessionToken: r.SessionToken, Registry: registry, Region: r.Region, Expires: expires,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("ecr: making a password: %w", err)
+		}
+		out.AuthorizationData = append(out.AuthorizationData, AuthorizationData{
+			AuthorizationToken: new(base64.StdEncoding.EncodeToString([]byte("AWS:" + password))),
+			ExpiresAt:          aws.At(expires), ProxyEndpoint: new(scheme + "://" + r.Host),
+		})
+	}
+	return out, nil
 }
 
 // details is an image as DescribeImages shows it.
@@ -307,7 +316,7 @@ func (id ImageIdentifier) text() string {
 }
 
 func (s *Service) describeImages(r *aws.Request, in *DescribeImagesRequest) (*DescribeImagesResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -348,7 +357,7 @@ func (f *ImageFilter) takes(r *repository, digest string) bool {
 }
 
 func (s *Service) listImages(r *aws.Request, in *ListImagesRequest) (*ListImagesResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -381,7 +390,7 @@ func imageFailure(id ImageIdentifier) ImageFailure {
 }
 
 func (s *Service) batchGetImage(r *aws.Request, in *BatchGetImageRequest) (*BatchGetImageResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -410,7 +419,7 @@ func (s *Service) batchGetImage(r *aws.Request, in *BatchGetImageRequest) (*Batc
 }
 
 func (s *Service) batchDeleteImage(r *aws.Request, in *BatchDeleteImageRequest) (*BatchDeleteImageResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -443,7 +452,7 @@ func (s *Service) batchDeleteImage(r *aws.Request, in *BatchDeleteImageRequest) 
 }
 
 func (s *Service) batchCheckLayerAvailability(r *aws.Request, in *BatchCheckLayerAvailabilityRequest) (*BatchCheckLayerAvailabilityResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -468,7 +477,7 @@ func (s *Service) batchCheckLayerAvailability(r *aws.Request, in *BatchCheckLaye
 }
 
 func (s *Service) putImage(r *aws.Request, in *PutImageRequest) (*PutImageResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -494,7 +503,7 @@ func (s *Service) putImage(r *aws.Request, in *PutImageRequest) (*PutImageRespon
 }
 
 func (s *Service) putImageTagMutability(r *aws.Request, in *PutImageTagMutabilityRequest) (*PutImageTagMutabilityResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -508,7 +517,7 @@ func (s *Service) putImageTagMutability(r *aws.Request, in *PutImageTagMutabilit
 }
 
 func (s *Service) putImageScanningConfiguration(r *aws.Request, in *PutImageScanningConfigurationRequest) (*PutImageScanningConfigurationResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -522,12 +531,17 @@ func (s *Service) putImageScanningConfiguration(r *aws.Request, in *PutImageScan
 }
 
 func (s *Service) setRepositoryPolicy(r *aws.Request, in *SetRepositoryPolicyRequest) (*RepositoryPolicyResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
-	if !validJSON(*in.PolicyText) {
-		return nil, invalidParameter("Invalid parameter at 'PolicyText' failed to satisfy constraint: 'Invalid repository policy provided'")
+	doc, err := policy.Parse(*in.PolicyText, policy.ForRepository)
+	if err != nil {
+		return nil, &lambdad.Error{Code: "InvalidParameterException", Err: err,
+			Message: "Invalid parameter at 'PolicyText' failed to satisfy constraint: 'Invalid repository policy provided'"}
+	}
+	if !value(in.Force) && r.Authorize(r.Action, ref.arn(), doc, nil) != nil {
+		return nil, invalidParameter("Invalid parameter at 'PolicyText' failed to satisfy constraint: 'The policy would prevent you from setting another one; force sets it all the same'")
 	}
 	if _, err := s.update(r.Context(), ref, func(repo *repository) error { repo.rec.Policy = *in.PolicyText; return nil }); err != nil {
 		return nil, err
@@ -540,7 +554,7 @@ func noPolicy(ref repoRef) error {
 }
 
 func (s *Service) getRepositoryPolicy(r *aws.Request, in *RepositoryRequest) (*RepositoryPolicyResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -555,7 +569,7 @@ func (s *Service) getRepositoryPolicy(r *aws.Request, in *RepositoryRequest) (*R
 }
 
 func (s *Service) deleteRepositoryPolicy(r *aws.Request, in *RepositoryRequest) (*RepositoryPolicyResponse, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}
@@ -576,7 +590,7 @@ func (s *Service) deleteRepositoryPolicy(r *aws.Request, in *RepositoryRequest) 
 // noLifecycle answers for policies that nobody can have set: PutLifecyclePolicy is
 // not offered, as nothing here would delete images by it.
 func (s *Service) noLifecycle(r *aws.Request, in *RepositoryRequest) (*aws.Empty, error) {
-	ref, err := of(r, in.RegistryID, *in.RepositoryName)
+	ref, err := s.of(r, in.RegistryID, *in.RepositoryName)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,9 @@ package ecr
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,36 +17,54 @@ import (
 	"testing"
 	"time"
 
+	sdkaws "github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/aws"
 	"github.com/lambdad/lambdad/blob/files"
 	"github.com/lambdad/lambdad/image"
 	"github.com/lambdad/lambdad/mem"
 )
 
-// fixture is a registry on an endpoint that accepts every key.
+// fixture is a registry on an endpoint.
 type fixture struct {
 	t      testing.TB
 	s      *Service
 	images *image.Store
+	mux    *aws.Mux
 	url    string
+	people *people // who is there beside the account's root
+	keys   *aws.KeyStore
+	root   lambdad.Credentials
 
-	mu  sync.Mutex
-	now time.Time
+	mu     sync.Mutex // guards the following
+	now    time.Time
+	called []aws.Access
 }
 
-func newFixture(t testing.TB, open bool) *fixture {
+func newFixture(t testing.TB, auth aws.AuthMode) *fixture {
 	t.Helper()
-	f := &fixture{t: t, now: time.Unix(1.8e9, 0)}
+	f := &fixture{t: t, now: time.Now(), people: &people{users: map[string]*person{}, roles: map[string]*aws.Role{}}}
 	blobs, err := files.Open(files.Config{Dir: filepath.Join(t.TempDir(), "blobs")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.images = image.New(image.Config{Dir: filepath.Join(t.TempDir(), "layers"), Blobs: blobs, Now: f.clock})
-	f.s, err = New(t.Context(), Config{Store: mem.NewStore(), Images: f.images, Open: open, Now: f.clock})
+	f.s, err = New(t.Context(), Config{Store: mem.NewStore(), Images: f.images, Now: f.clock})
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(aws.NewMux(nil, aws.Options{Auth: aws.Any}, f.s))
+	if f.keys, err = aws.OpenKeyStore(t.TempDir(), f.people); err != nil {
+		t.Fatal(err)
+	}
+	f.root = f.keys.Admin()
+	f.mux = aws.NewMux(f.keys, aws.Options{Auth: auth, Access: func(a aws.Access) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.called = append(f.called, a)
+	}}, f.s)
+	server := httptest.NewServer(f.mux)
 	t.Cleanup(func() { server.Close(); f.s.Close() })
 	f.url = server.URL
 	return f
@@ -62,8 +82,25 @@ func (f *fixture) later(d time.Duration) {
 	f.now = f.now.Add(d)
 }
 
-// call calls an operation of ECR; want is a part of the answer.
+// call calls an operation of ECR as root; want is a part of the answer.
 func (f *fixture) call(op, in string, status int, want string) map[string]any {
+	f.t.Helper()
+	return f.callAs(f.root, op, in, status, want)
+}
+
+// callAs calls as somebody.
+func (f *fixture) callAs(who lambdad.Credentials, op, in string, status int, want string) map[string]any {
+	f.t.Helper()
+	got, body := f.ask(who, op, in)
+	if got != status || !strings.Contains(body, want) {
+		f.t.Errorf("%s %s: %d %s; want %d %s", op, in, got, body, status, want)
+	}
+	var out map[string]any
+	_ = json.Unmarshal([]byte(body), &out)
+	return out
+}
+
+func (f *fixture) ask(who lambdad.Credentials, op, in string) (status int, answer string) {
 	f.t.Helper()
 	req, err := http.NewRequest("POST", f.url+"/", strings.NewReader(in))
 	if err != nil {
@@ -71,6 +108,11 @@ func (f *fixture) call(op, in string, status int, want string) map[string]any {
 	}
 	req.Header.Set("X-Amz-Target", api.Target+"."+op)
 	req.Header.Set("Content-Type", "application/x-amz-json-1.1")
+	sum := sha256.Sum256([]byte(in))
+	cred := sdkaws.Credentials{AccessKeyID: who.AccessKeyID, SecretAccessKey: who.SecretAccessKey, SessionToken: who.SessionToken}
+	if err := v4.NewSigner().SignHTTP(f.t.Context(), cred, req, hex.EncodeToString(sum[:]), "ecr", "us-east-1", time.Now()); err != nil {
+		f.t.Fatal(err)
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		f.t.Fatal(err)
@@ -80,12 +122,7 @@ func (f *fixture) call(op, in string, status int, want string) map[string]any {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if resp.StatusCode != status || !strings.Contains(string(body), want) {
-		f.t.Errorf("%s %s: %d %s; want %d %s", op, in, resp.StatusCode, body, status, want)
-	}
-	var out map[string]any
-	_ = json.Unmarshal(body, &out)
-	return out
+	return resp.StatusCode, string(body)
 }
 
 // v2 makes a request of the distribution API.
@@ -124,7 +161,13 @@ func (f *fixture) expect(resp *http.Response, status int, want string) {
 
 func (f *fixture) password() string {
 	f.t.Helper()
-	out := f.call("GetAuthorizationToken", `{}`, 200, "authorizationToken")
+	return f.login(f.root, `{}`)
+}
+
+// login is the password that somebody gets.
+func (f *fixture) login(who lambdad.Credentials, in string) string {
+	f.t.Helper()
+	out := f.callAs(who, "GetAuthorizationToken", in, 200, "authorizationToken")
 	token := out["authorizationData"].([]any)[0].(map[string]any)["authorizationToken"].(string)
 	b, err := base64.StdEncoding.DecodeString(token)
 	if err != nil {
@@ -150,7 +193,7 @@ func (f *fixture) push(repo, password string, b []byte) {
 }
 
 func TestOperations(t *testing.T) {
-	f := newFixture(t, false)
+	f := newFixture(t, aws.Verify)
 	f.call("DescribeRepositories", `{"repositoryNames":["none"]}`, 400, "The repository with name 'none' does not exist in the registry with id '000000000000'")
 	f.call("CreateRepository", `{}`, 400, "InvalidParameterException")
 	f.call("CreateRepository", `{"repositoryName":"UPPER"}`, 400, "InvalidParameterException")
@@ -167,8 +210,9 @@ func TestOperations(t *testing.T) {
 	f.call("UntagResource", `{"resourceArn":"arn:aws:ecr:us-east-1:000000000000:repository/second","tagKeys":["x"]}`, 200, "")
 	f.call("GetRepositoryPolicy", `{"repositoryName":"second"}`, 400, "RepositoryPolicyNotFoundException")
 	f.call("SetRepositoryPolicy", `{"repositoryName":"second","policyText":"no"}`, 400, "InvalidParameterException")
-	f.call("SetRepositoryPolicy", `{"repositoryName":"second","policyText":"{}"}`, 200, `"policyText":"{}"`)
-	f.call("GetRepositoryPolicy", `{"repositoryName":"second"}`, 200, `"policyText":"{}"`)
+	f.call("SetRepositoryPolicy", `{"repositoryName":"second","policyText":"{}"}`, 400, "Invalid repository policy provided")
+	f.setPolicy("second", pullPolicy)
+	f.call("GetRepositoryPolicy", `{"repositoryName":"second"}`, 200, `BatchGetImage`)
 	f.call("DeleteRepositoryPolicy", `{"repositoryName":"second"}`, 200, ``)
 	f.call("GetLifecyclePolicy", `{"repositoryName":"second"}`, 400, "LifecyclePolicyNotFoundException")
 	f.call("PutLifecyclePolicy", `{"repositoryName":"second","lifecyclePolicyText":"{}"}`, 501, "PutLifecyclePolicy")
@@ -197,7 +241,7 @@ func TestOperations(t *testing.T) {
 }
 
 func TestDistribution(t *testing.T) {
-	f := newFixture(t, false)
+	f := newFixture(t, aws.Verify)
 	resp := f.v2("GET", "/v2/", "", nil)
 	f.expect(resp, 401, "UNAUTHORIZED")
 	if !strings.HasPrefix(resp.Header.Get("WWW-Authenticate"), `Basic realm="http://127.0.0.1`) {
@@ -281,7 +325,7 @@ func TestDistribution(t *testing.T) {
 
 // TestOpen: with --auth any nobody needs a password, but web pages are refused.
 func TestOpen(t *testing.T) {
-	f := newFixture(t, true)
+	f := newFixture(t, aws.Any)
 	f.expect(f.v2("GET", "/v2/", "", nil), 200, "{}")
 	f.expect(f.v2("GET", "/v2/", "", nil, "Origin", "http://evil.example"), 403, "web pages")
 }

@@ -2,16 +2,12 @@ package ecr
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -360,58 +356,4 @@ func validTag(s string) bool {
 		}
 	}
 	return true
-}
-
-// passwordLife is how long a password of GetAuthorizationToken works.
-const passwordLife = 12 * time.Hour
-
-// keyRecord is where the key of passwords is stored.
-const keyRecord = "all.all.repository-key.1"
-
-// passwordKey reads the key, or makes it.
-func passwordKey(ctx context.Context, st store.Store) ([]byte, error) {
-	key := make([]byte, 32)
-	rand.Read(key)
-	value, err := json.Marshal(key)
-	if err != nil {
-		return nil, err
-	}
-	_, err = st.Create(ctx, keyRecord, value)
-	if errors.Is(err, store.ErrConflict) {
-		var rec store.Record
-		if rec, err = st.Get(ctx, keyRecord); err == nil {
-			key = nil
-			err = json.Unmarshal(rec.Value, &key)
-		}
-	}
-	return key, err
-}
-
-// password is one for an account and a region until a time.
-func (s *Service) password(account, region string, expires time.Time) string {
-	claim := account + "." + region + "." + strconv.FormatInt(expires.Unix(), 10)
-	return base64.RawURLEncoding.EncodeToString([]byte(claim + "." + s.sign(claim)))
-}
-
-func (s *Service) sign(claim string) string {
-	mac := hmac.New(sha256.New, s.key)
-	mac.Write([]byte(claim))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
-}
-
-// checkPassword says whose a password is.
-func (s *Service) checkPassword(password string) (account, region string, ok bool) {
-	b, err := base64.RawURLEncoding.DecodeString(password)
-	if err != nil {
-		return "", "", false
-	}
-	parts := strings.Split(string(b), ".")
-	if len(parts) != 4 || !hmac.Equal([]byte(s.sign(strings.Join(parts[:3], "."))), []byte(parts[3])) {
-		return "", "", false
-	}
-	expires, err := strconv.ParseInt(parts[2], 10, 64)
-	if err != nil || s.Now().Unix() > expires {
-		return "", "", false
-	}
-	return parts[0], parts[1], true
 }

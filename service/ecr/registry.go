@@ -1,6 +1,7 @@
 package ecr
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -45,6 +46,7 @@ var codes = map[string]struct {
 	status int
 	code   string
 }{
+	"AccessDeniedException":             {403, "DENIED"},
 	"RepositoryNotFoundException":       {404, "NAME_UNKNOWN"},
 	"LayersNotFoundException":           {400, "MANIFEST_BLOB_UNKNOWN"},
 	"ReferencedImagesNotFoundException": {400, "MANIFEST_BLOB_UNKNOWN"},
@@ -54,12 +56,12 @@ var codes = map[string]struct {
 	"LimitExceededException":            {507, "TOOMANYREQUESTS"},
 }
 
-// serveV2 is the distribution API.
-func (s *Service) serveV2(w http.ResponseWriter, r *http.Request) {
+// serveV2 is the distribution API, an aws.PathHandler.
+func (s *Service) serveV2(w http.ResponseWriter, r *aws.Request) *lambdad.Error {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	err := s.v2(w, r)
 	if err == nil {
-		return
+		return nil
 	}
 	var e *regError
 	var named *lambdad.Error
@@ -90,11 +92,52 @@ func (s *Service) serveV2(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body)
 	}
+	if named == nil {
+		named = &lambdad.Error{Code: e.code, Message: e.message}
+	}
+	return named
 }
 
-// v2 authenticates and finds the operation.
-func (s *Service) v2(w http.ResponseWriter, r *http.Request) error {
-	account, region, err := s.caller(r)
+// operations are what requests do, as ECR and policies name it, by the part of the
+// path and the method. There are no others.
+var operations = map[string]map[string]string{
+	"/blobs/uploads": {
+		http.MethodPost: "InitiateLayerUpload", http.MethodPatch: "UploadLayerPart", http.MethodPut: "CompleteLayerUpload",
+		http.MethodGet: "UploadLayerPart", http.MethodDelete: "UploadLayerPart",
+	},
+	"/blobs/":     {http.MethodHead: "BatchCheckLayerAvailability", http.MethodGet: "GetDownloadUrlForLayer"},
+	"/manifests/": {http.MethodHead: "BatchGetImage", http.MethodGet: "BatchGetImage", http.MethodPut: "PutImage", http.MethodDelete: "BatchDeleteImage"},
+	"/tags/list":  {http.MethodGet: "ListImages"},
+}
+
+// perform decides about what a request does to a repository.
+func (s *Service) perform(r *aws.Request, kind string, ref repoRef) error {
+	operation := operations[kind][r.Method]
+	if operation == "" {
+		return refuse(405, "UNSUPPORTED", "%.200q has no %s", r.URL.Path, r.Method)
+	}
+	steps := []string{operation}
+	if kind == "/blobs/uploads" {
+		// One request may be several steps.
+		switch whole := r.URL.Query().Get("digest") != ""; {
+		case r.Method == http.MethodPost && whole:
+			steps = append(steps, "UploadLayerPart", "CompleteLayerUpload")
+		case r.Method == http.MethodPut && r.ContentLength != 0:
+			steps = []string{"UploadLayerPart", operation}
+		}
+	}
+	r.Route = ref
+	for _, step := range steps {
+		if err := r.Perform(step, ref.arn()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// v2 authenticates, finds the operation and decides about it.
+func (s *Service) v2(w http.ResponseWriter, r *aws.Request) error {
+	account, err := s.identify(r)
 	if err != nil {
 		return err
 	}
@@ -105,7 +148,12 @@ func (s *Service) v2(w http.ResponseWriter, r *http.Request) error {
 		return ignoreGone(err)
 	}
 	if rest == "_catalog" && r.Method == http.MethodGet {
-		return s.catalog(w, r, account, region)
+		ref := repoRef{account, r.Region, everyRepository}
+		r.Route = ref
+		if err := r.Perform("DescribeRepositories", ref.arn()); err != nil {
+			return err
+		}
+		return s.catalog(w, r, ref)
 	}
 	// <name>/<kind>/<last>: names have slashes, so the kind is looked for from behind.
 	for _, kind := range []string{"/blobs/uploads", "/blobs/", "/manifests/", "/tags/list", "/referrers/"} {
@@ -117,7 +165,13 @@ func (s *Service) v2(w http.ResponseWriter, r *http.Request) error {
 		if !repositoryName(name) {
 			return refuse(400, "NAME_INVALID", "%.200q is no name of a repository", name)
 		}
-		ref := repoRef{account, region, name}
+		if operations[kind] == nil {
+			break
+		}
+		ref := repoRef{account, r.Region, name}
+		if err := s.perform(r, kind, ref); err != nil {
+			return err
+		}
 		switch kind {
 		case "/blobs/uploads":
 			return s.serveUpload(w, r, ref, last)
@@ -135,24 +189,36 @@ func (s *Service) v2(w http.ResponseWriter, r *http.Request) error {
 
 func ignoreGone(error) error { return nil } // a caller that is gone cannot be told
 
-// caller says whose repositories a request is about.
-func (s *Service) caller(r *http.Request) (account, region string, err error) {
+// identify says on whose behalf a request is made, and whose repositories it is about.
+func (s *Service) identify(r *aws.Request) (account string, err error) {
+	why := "authentication required: aws ecr get-login-password | docker login --username AWS --password-stdin " + r.Host
+	const expired = "Your authorization token has expired. Reauthenticate and try again."
+	var c claim
 	if user, password, ok := r.BasicAuth(); ok && user == "AWS" {
-		if account, region, ok = s.checkPassword(password); ok {
-			return account, region, nil
+		if c, ok = s.passwords.open(password); ok {
+			r.Region, why = c.Region, "The security token included in the request is invalid."
+		}
+		if ok && s.Now().After(c.Expires) {
+			c, why = claim{}, expired
 		}
 	}
-	if !s.Open {
-		return "", "", refuse(401, "UNAUTHORIZED", "authentication required: aws ecr get-login-password | docker login --username AWS --password-stdin %s", r.Host)
+	err = r.Identify(c.AccessKeyID, c.SessionToken)
+	if errors.Is(err, aws.ErrExpiredKey) {
+		why = expired
 	}
-	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
-		return "", "", refuse(403, "DENIED", "requests from web pages are refused while every key is accepted (--auth any)")
+	switch {
+	case err == nil && c == claim{} && (r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != ""):
+		return "", refuse(403, "DENIED", "requests from web pages are refused while every key is accepted (--auth any)")
+	case err == nil:
+		return cmp.Or(c.Registry, r.Identity.Account), nil
+	case errors.Is(err, aws.ErrExpiredKey), errors.Is(err, aws.ErrUnknownKey):
+		return "", refuse(401, "UNAUTHORIZED", "%s", why)
 	}
-	return aws.DefaultAccount, s.Region, nil
+	return "", err
 }
 
-func (s *Service) catalog(w http.ResponseWriter, r *http.Request, account, region string) error {
-	all, err := s.list(r.Context(), account, region)
+func (s *Service) catalog(w http.ResponseWriter, r *aws.Request, of repoRef) error {
+	all, err := s.list(r.Context(), of.account, of.region)
 	if err != nil {
 		return err
 	}
@@ -163,10 +229,7 @@ func (s *Service) catalog(w http.ResponseWriter, r *http.Request, account, regio
 	return writeJSON(w, map[string]any{"repositories": names})
 }
 
-func (s *Service) tagList(w http.ResponseWriter, r *http.Request, ref repoRef) error {
-	if r.Method != http.MethodGet {
-		return refuse(405, "UNSUPPORTED", "tags are listed by GET")
-	}
+func (s *Service) tagList(w http.ResponseWriter, r *aws.Request, ref repoRef) error {
 	repo, err := s.get(r.Context(), ref)
 	if err != nil {
 		return err
@@ -190,7 +253,7 @@ func writeJSON(w http.ResponseWriter, v any) error {
 }
 
 // serveManifest reads, writes and deletes manifests.
-func (s *Service) serveManifest(w http.ResponseWriter, r *http.Request, ref repoRef, reference string) error {
+func (s *Service) serveManifest(w http.ResponseWriter, r *aws.Request, ref repoRef, reference string) error {
 	ctx := r.Context()
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -221,7 +284,7 @@ func (s *Service) serveManifest(w http.ResponseWriter, r *http.Request, ref repo
 		}
 		return nil
 	case http.MethodPut:
-		data, err := io.ReadAll(io.LimitReader(r.Body, image.MaxManifest+1))
+		data, err := io.ReadAll(io.LimitReader(r.Request.Body, image.MaxManifest+1))
 		if err != nil {
 			return refuse(400, "MANIFEST_INVALID", "the manifest did not arrive whole: %v", err)
 		}
@@ -271,13 +334,7 @@ func (s *Service) serveManifest(w http.ResponseWriter, r *http.Request, ref repo
 }
 
 // serveBlob reads a blob.
-func (s *Service) serveBlob(w http.ResponseWriter, r *http.Request, ref repoRef, reference string) error {
-	if r.Method == http.MethodDelete {
-		return refuse(405, "UNSUPPORTED", "a blob goes when no image names it any more")
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return refuse(405, "UNSUPPORTED", "blobs are read here")
-	}
+func (s *Service) serveBlob(w http.ResponseWriter, r *aws.Request, ref repoRef, reference string) error {
 	digest, ok := strings.CutPrefix(reference, "sha256:")
 	if !ok || !blob.CheckDigest(digest) {
 		return refuse(400, "DIGEST_INVALID", "%.100q is not sha256: and 64 hexadecimal digits", reference)
@@ -297,7 +354,7 @@ func (s *Service) serveBlob(w http.ResponseWriter, r *http.Request, ref repoRef,
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Docker-Content-Digest", reference)
 	w.Header().Set("ETag", `"`+reference+`"`)
-	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(f, 0, size))
+	http.ServeContent(w, r.Request, "", time.Time{}, io.NewSectionReader(f, 0, size))
 	return nil
 }
 
@@ -371,9 +428,9 @@ func (s *Service) Close() {
 
 // write takes a part. What arrived before a broken connection counts: the client
 // may ask how much that was and go on.
-func (u *upload) write(r *http.Request) error {
+func (u *upload) write(r *aws.Request) error {
 	u.idle.Reset(uploadLife)
-	body := r.Body
+	body := r.Request.Body
 	if c := r.Header.Get("Content-Range"); c != "" {
 		from, _, _ := strings.Cut(strings.TrimPrefix(c, "bytes "), "-")
 		if n, err := strconv.ParseInt(from, 10, 64); err != nil || n != u.at {
@@ -396,7 +453,7 @@ func (u *upload) write(r *http.Request) error {
 }
 
 // serveUpload begins, continues, finishes and gives up uploads.
-func (s *Service) serveUpload(w http.ResponseWriter, r *http.Request, ref repoRef, id string) error {
+func (s *Service) serveUpload(w http.ResponseWriter, r *aws.Request, ref repoRef, id string) error {
 	if r.Method == http.MethodPost && id == "" {
 		return s.startUpload(w, r, ref)
 	}
@@ -446,15 +503,17 @@ func (u *upload) header(w http.ResponseWriter) {
 	w.Header().Set("Range", "0-"+strconv.FormatInt(max(u.at-1, 0), 10))
 }
 
-// startUpload begins an upload, or has a blob of another repository.
-func (s *Service) startUpload(w http.ResponseWriter, r *http.Request, ref repoRef) error {
+// startUpload begins an upload, or has a blob of another repository from which the
+// caller may get it.
+func (s *Service) startUpload(w http.ResponseWriter, r *aws.Request, ref repoRef) error {
 	q := r.URL.Query()
 	if _, err := s.get(r.Context(), ref); err != nil {
 		return err
 	}
 	if digest, ok := strings.CutPrefix(q.Get("mount"), "sha256:"); ok && blob.CheckDigest(digest) {
-		from, err := s.get(r.Context(), repoRef{ref.account, ref.region, q.Get("from")})
-		if err == nil {
+		other := repoRef{ref.account, ref.region, q.Get("from")}
+		from, err := s.get(r.Context(), other)
+		if err == nil && s.decide(r, "ecr:GetDownloadUrlForLayer", other) == nil && s.decide(r, "ecr:CompleteLayerUpload", ref) == nil {
 			if _, ok := s.blobOf(r.Context(), from, digest); ok {
 				s.remember(ref, digest)
 				created(w, ref, digest)
@@ -483,7 +542,7 @@ func created(w http.ResponseWriter, ref repoRef, digest string) {
 }
 
 // finish takes the last part. It answers when the blob is on the disk.
-func (s *Service) finish(w http.ResponseWriter, r *http.Request, u *upload) error {
+func (s *Service) finish(w http.ResponseWriter, r *aws.Request, u *upload) error {
 	want, ok := strings.CutPrefix(r.URL.Query().Get("digest"), "sha256:")
 	if !ok || !blob.CheckDigest(want) {
 		return refuse(400, "DIGEST_INVALID", "the digest must be sha256: and 64 hexadecimal digits")

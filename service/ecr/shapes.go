@@ -1,7 +1,6 @@
 package ecr
 
 import (
-	"encoding/json"
 	"net/http"
 
 	"github.com/lambdad/lambdad/aws"
@@ -56,7 +55,7 @@ func repositoryName(s string) bool {
 	return len(s) >= 2 && len(s) <= 256 && repositoryPattern.Matches(s)
 }
 
-func validJSON(s string) bool { return json.Valid([]byte(s)) }
+var registryConstraint = aws.Constraint{Pattern: aws.NewPattern(`[0-9]{12}`, "")}
 
 // The shapes. Members have the names of the API in their tags.
 type (
@@ -310,15 +309,19 @@ type (
 func (in *RepositoryRequest) Validate(v *aws.Validator) {
 	v.Required("repositoryName", in.RepositoryName != nil)
 	v.String("repositoryName", in.RepositoryName, &nameConstraint)
+	v.String("registryId", in.RegistryID, &registryConstraint)
 }
 
 // Validate implements aws.Input.
 func (in *DescribeRepositoriesRequest) Validate(v *aws.Validator) {
 	v.Strings("repositoryNames", in.RepositoryNames, &aws.Constraint{Element: &nameConstraint})
+	v.String("registryId", in.RegistryID, &registryConstraint)
 }
 
 // Validate implements aws.Input.
-func (in *GetAuthorizationTokenRequest) Validate(*aws.Validator) {}
+func (in *GetAuthorizationTokenRequest) Validate(v *aws.Validator) {
+	v.Strings("registryIds", in.RegistryIDs, &aws.Constraint{Max: new(float64(10)), Element: &registryConstraint})
+}
 
 // Validate implements aws.Input.
 func (in *BatchGetImageRequest) Validate(v *aws.Validator) {
@@ -348,6 +351,7 @@ func (in *PutImageRequest) Validate(v *aws.Validator) {
 func (in *SetRepositoryPolicyRequest) Validate(v *aws.Validator) {
 	in.RepositoryRequest.Validate(v)
 	v.Required("policyText", in.PolicyText != nil)
+	v.String("policyText", in.PolicyText, &aws.Constraint{Max: new(float64(10240))})
 }
 
 // Validate implements aws.Input.

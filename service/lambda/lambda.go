@@ -152,8 +152,11 @@ func (s *Service) Name() string { return "lambda" }
 func (s *Service) ErrorShapes() map[string]aws.ErrorShape { return errorShapes }
 
 // Paths implements aws.PathService: download locations of packages.
-func (s *Service) Paths() map[string]http.Handler {
-	return map[string]http.Handler{archivePath: http.HandlerFunc(s.serveArchive)}
+func (s *Service) Paths() map[string]aws.PathHandler {
+	return map[string]aws.PathHandler{archivePath: func(w http.ResponseWriter, r *aws.Request) *lambdad.Error {
+		s.serveArchive(w, r.Request)
+		return nil
+	}}
 }
 
 // Operations lists the operations of the model: those that are served, and those
