@@ -377,8 +377,14 @@ func (p *peak) read(m *memoryFiles, unified bool, h held) int64 {
 	return now
 }
 
-// fileCache is the part of the charge that is file cache: reclaimable, and
-// nobody's need.
+// recordsOf is the part of the file cache that the kernel needs on top to keep book of
+// it: at most a buffer head (104 bytes) and an entry of the page tree for each page.
+const recordsOf = 32
+
+// fileCache is the part of the charge that is file cache, with the kernel's records
+// of it: reclaimable, and nobody's need. What else is reclaimable kernel memory, such
+// as the inodes of open sockets, counts; v1 does not tell it from the rest, and there
+// the records count, too.
 func fileCache(stat *controlFile, unified bool) int64 {
 	var buf [4096]byte
 	b, err := stat.read(buf[:])
@@ -389,7 +395,8 @@ func fileCache(stat *controlFile, unified bool) int64 {
 	if unified {
 		cache, shmem = "\nfile ", "\nshmem "
 	}
-	return max(field(b, cache)-field(b, shmem), 0)
+	file := max(field(b, cache)-field(b, shmem), 0)
+	return file + min(field(b, "\nslab_reclaimable "), file/recordsOf)
 }
 
 // field finds the number behind a name; names begin with the newline before
