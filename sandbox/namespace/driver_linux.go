@@ -60,6 +60,7 @@ type Driver struct {
 	null      *os.File
 	promises  []sandbox.Promise
 	limits    map[int]uint64 // the hard limits that nobody inside can exceed anyway
+	nice      int            // of what runs inside
 	resolving resolving
 	egress    *egress // nil: there is no way out
 
@@ -80,6 +81,10 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 		return nil, fmt.Errorf("namespace driver: id %q: want 1 to 24 of a-z and 0-9", cfg.ID)
 	}
 	d := &Driver{cfg: cfg, log: cfg.Logger, refill: make(chan struct{}, 1), limits: hardLimits()}
+	// Functions are no nicer than who started the daemon, and never before others.
+	if p, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil {
+		d.nice = max(20-p, 0) // the kernel answers 40 for the first, 1 for the last
+	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}

@@ -412,7 +412,7 @@ func (b *box) execProgram(cmd sandbox.Command, out *outputs) *program {
 		p.call("set limit", unix.SYS_PRLIMIT64, 0, l.what, p.bytes(lim), 0)
 	}
 	// The init is before all others when the processor is scarce; what it starts is not.
-	p.call("set priority", unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, 0)
+	p.call("set priority", unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, b.shell.d.nice)
 	p.call("setresgid", unix.SYS_SETRESGID, groupInside, groupInside, groupInside)
 	p.call("setresuid", unix.SYS_SETRESUID, userInside, userInside, userInside)
 	if b.shell.d.ids.single { // no change of ids took the capabilities of the init away

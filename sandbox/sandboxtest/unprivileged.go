@@ -80,6 +80,10 @@ func Unprivileged(t *testing.T, test string, delegated bool, env ...string) {
 	if delegated {
 		delegate(t, cmd.Process.Pid)
 	}
+	// Somebody who was nice cannot take it back.
+	if err := syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, 3); err != nil {
+		t.Error(err)
+	}
 	if _, err := io.WriteString(in, "go\n"); err != nil {
 		t.Error(err)
 	}
