@@ -2,7 +2,12 @@
 // Debian cloud kernel under emulated QEMU (no KVM), with control groups v2 only, and
 // again with user namespaces switched off, and prints how each case went.
 //
-//	go run ./integration/vm [--kernel FILE.deb] [--cases few|most|all] [-v]
+//	go run ./integration/vm [--kernel FILE.deb] [--cases few|all] [-v]
+//
+// The machine's clock counts its instructions, a thousand million to the second, and
+// follows the host's only while the machine waits. So it is a slow computer and not a
+// slow film of one: what the suite promises within 250 ms holds there, however busy
+// the host, and nothing is more patient than elsewhere.
 //
 // It needs apt, dpkg-deb, mkfs.ext4 and qemu-system-x86_64 (make test-packages). The
 // kernel's package is downloaded once, to the user's cache directory.
@@ -22,9 +27,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -40,14 +43,8 @@ type boot struct {
 }
 
 func boots(cases string) []boot {
-	// What writes or repeats most takes an emulated processor minutes, and shows least
-	// about a kernel.
-	skip := " -test.skip=/(output|output_outlives_the_process|tmp_has_its_size|tmp_full|peak_memory|many|after_destroy|hostile_links|out_of_memory_in_a_child)$"
-	root, plain := "^(TestSandbox|TestRootlessKilled)$", "^TestSandbox$"
-	switch cases {
-	case "all":
-		skip = ""
-	case "few":
+	root, plain := "^(TestSandbox|TestRootless|TestRootlessKilled)$", "^TestSandbox$"
+	if cases == "few" {
 		root = "^TestSandbox$/^(exit|trees|tmp|reset|freeze|destroy_while_frozen|throttled_loops_end|memory_limit|process_limit)$"
 		plain = "^TestSandbox$/^(exit|listen|trees|tmp|reset)$"
 	}
@@ -57,7 +54,7 @@ func boots(cases string) []boot {
 			cmdline: "cgroup_no_v1=all",
 			programs: []string{
 				"/lambdad doctor",
-				"/namespace.test -test.v -test.timeout=20m -test.run=" + root + skip,
+				"/namespace.test -test.v -test.timeout=40m -test.run=" + root,
 			},
 			wants: []string{`isolation tier: root$`, `^guest: /namespace.test: exit status 0$`},
 		},
@@ -66,7 +63,7 @@ func boots(cases string) []boot {
 			cmdline: "cgroup_no_v1=all guest.user/max_user_namespaces=0",
 			programs: []string{
 				"/lambdad doctor",
-				"/process.test -test.v -test.timeout=20m -test.run=" + plain + skip,
+				"/process.test -test.v -test.timeout=40m -test.run=" + plain,
 			},
 			wants: []string{`isolation tier: plain$`, `sysctl user.max_user_namespaces`, `^guest: /process.test: exit status 0$`},
 		},
@@ -78,11 +75,11 @@ func boots(cases string) []boot {
 var modules = strings.Fields("virtio_pci virtio_blk ext4 loop overlay veth nf_tables nft_ct nft_masq nft_redir nft_fib_inet nft_reject_inet nft_nat nft_chain_nat")
 
 // limit is for one boot, on a busy machine.
-const limit = 20 * time.Minute
+const limit = 40 * time.Minute
 
 func main() {
 	kernel := flag.String("kernel", "", "`file` of a Debian kernel package (default: linux-image-cloud-amd64, downloaded)")
-	cases := flag.String("cases", "most", "how many `cases` of sandboxtest: few, most (all but those that take an emulated processor long) or all")
+	cases := flag.String("cases", "all", "how many `cases` of sandboxtest: few or all")
 	verbose := flag.Bool("v", false, "show everything the machine says")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -357,9 +354,10 @@ func resolve(pkg string) ([]string, error) {
 	return order, nil
 }
 
-// cpus is how many processors the machine gets: emulating more than there are slows
-// all of them down.
-func cpus() string { return strconv.Itoa(min(runtime.NumCPU(), 4)) }
+// processor is what is emulated: one, since instructions are counted one after the
+// other; without the instructions that copy a byte at a time, which the kernel would
+// prefer as the fast ones that they are elsewhere, and with page tables of four levels.
+var processor = strings.Fields("-accel tcg,thread=single -icount shift=0 -smp 1 -cpu max,erms=off,fsrm=off,la57=off")
 
 // start boots the machine and judges what it says.
 func (b *boot) start(ctx context.Context, kernel, initramfs, disk string, verbose bool) error {
@@ -367,9 +365,9 @@ func (b *boot) start(ctx context.Context, kernel, initramfs, disk string, verbos
 	defer cancel()
 	began := time.Now()
 	fmt.Printf("\n── %s ──\n", b.name)
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", cpus(), "-m", "2G", "-nodefaults", "-no-reboot",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", append(slices.Clip(processor), "-m", "2G", "-nodefaults", "-no-reboot",
 		"-display", "none", "-serial", "stdio", "-kernel", kernel, "-initrd", initramfs,
-		"-drive", "file="+disk+",if=virtio,format=raw,cache=unsafe", "-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off "+b.cmdline)
+		"-drive", "file="+disk+",if=virtio,format=raw,cache=unsafe", "-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off "+b.cmdline)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -397,7 +395,8 @@ func (b *boot) start(ctx context.Context, kernel, initramfs, disk string, verbos
 		}
 	}
 	err = errors.Join(lines.Err(), cmd.Wait())
-	fmt.Printf("%d passed, %d failed, in %.0f s\n", passed, failed, time.Since(began).Seconds())
+	fmt.Printf("%d passed, %d failed, in %.0f s (%.0f s of processor time)\n", passed, failed, time.Since(began).Seconds(),
+		(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds())
 	for _, want := range b.wants {
 		re := regexp.MustCompile(want)
 		if !slices.ContainsFunc(all, re.MatchString) {

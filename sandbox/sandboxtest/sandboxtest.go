@@ -62,18 +62,8 @@ func RequireRoot(t testing.TB) {
 	t.Skip("needs root")
 }
 
-// Patience is how long anything in the suite may take; ten times that where
-// SlowVariable says that the machine is emulated.
-var Patience = func() time.Duration {
-	if os.Getenv(SlowVariable) != "" {
-		return 5 * time.Minute
-	}
-	return 30 * time.Second
-}()
-
-// SlowVariable is set in an emulated machine, where the suite makes fewer sandboxes
-// at once and the bounds of time are ten times as wide.
-const SlowVariable = "SANDBOXTEST_SLOW"
+// Patience is how long anything in the suite may take.
+const Patience = 30 * time.Second
 
 // ProbeVariable names the environment variable with a directory that has the built
 // probe already, for test binaries that run where there is no compiler.
@@ -160,14 +150,6 @@ type suite struct {
 	o     Options
 	d     sandbox.Driver
 	probe string
-}
-
-// slow is a bound of time, wider where the machine is emulated.
-func slow(d time.Duration) time.Duration {
-	if os.Getenv(SlowVariable) != "" {
-		d *= 10
-	}
-	return d
 }
 
 func ctx(t testing.TB) context.Context {
@@ -817,7 +799,7 @@ func testTmpFull(t *testing.T, s *suite) {
 	if err := b.Destroy(ctx(t)); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > slow(250*time.Millisecond) {
+	if took := time.Since(began); took > 250*time.Millisecond {
 		t.Errorf("Destroy with a full /tmp took %v", took)
 	}
 }
@@ -850,7 +832,7 @@ func testReset(t *testing.T, s *suite) {
 			t.Fatal(err)
 		}
 		for _, r := range []*run{rt, ext} {
-			r.ended(slow(time.Second))
+			r.ended(time.Second)
 			if r.wait(); r.Exit().Signal != syscall.SIGKILL {
 				t.Errorf("ended by %v", r.Exit())
 			}
@@ -996,7 +978,7 @@ func testDestroyFrozen(t *testing.T, s *suite) {
 	if err := b.Destroy(ctx(t)); err != nil {
 		t.Fatal(err)
 	}
-	r.ended(slow(time.Second))
+	r.ended(time.Second)
 	if err := syscall.Kill(pid, 0); err == nil {
 		t.Error("the process lives on")
 	}
@@ -1012,7 +994,7 @@ func testResetFrozen(t *testing.T, s *suite) {
 	if err := b.Reset(ctx(t)); err != nil {
 		t.Fatal(err)
 	}
-	r.ended(slow(time.Second))
+	r.ended(time.Second)
 	if e := start(t, b, "runtime", "exit", "5").wait(); e.Code != 5 {
 		t.Errorf("after Reset: %v", e)
 	}
@@ -1081,7 +1063,7 @@ func testThrottled(t *testing.T, s *suite) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took > slow(250*time.Millisecond) {
+		if took > 250*time.Millisecond {
 			t.Errorf("%s of a throttled loop took %v", how, took)
 		}
 	}
@@ -1323,9 +1305,6 @@ func testMany(t *testing.T, s *suite) {
 	n := s.o.Parallel
 	if n == 0 {
 		n = 200
-	}
-	if os.Getenv(SlowVariable) != "" {
-		n = min(n, 40)
 	}
 	once := func(i int) error {
 		c := context.Background()

@@ -132,7 +132,7 @@ func run() error {
 		f := strings.Fields(lines.Text())
 		cmd := exec.Command(f[0], f[1:]...)
 		cmd.Dir = "/"
-		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "SANDBOXTEST_PROBE=/probe", "SANDBOXTEST_SLOW=1", "LAMBDAD_TEST_ROOT=1"}
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "SANDBOXTEST_PROBE=/probe", "LAMBDAD_TEST_ROOT=1"}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 		err := cmd.Run()
 		fmt.Printf("guest: %s: %v\n", f[0], cmd.ProcessState)
