@@ -18,7 +18,7 @@ BINDIR     ?= $(PREFIX)/bin
 UNITDIR    ?= $(PREFIX)/lib/systemd
 SYSCONFDIR ?= /etc
 
-.PHONY: published install uninstall test-vm cycles build demo test test-hostile test-packages check race fuzz bench clean needs
+.PHONY: published install uninstall test-vm test-roots cycles build demo test test-hostile test-packages check race fuzz bench clean needs
 
 needs:
 	@v=$$($(GO) env GOVERSION 2>/dev/null | sed 's/^go//'); \
@@ -89,6 +89,11 @@ bench: build
 ## test-vm: sandboxtest on a stock kernel under emulated QEMU: cgroup v2 only, and without user namespaces
 test-vm: needs
 	$(GO) run ./integration/vm
+
+## test-roots: lambdad on root file systems of other distributions (root): stock Debian and Alpine, or ROOTS=DIR:DIR
+test-roots: needs
+	roots="$(ROOTS)"; [ -n "$$roots" ] || roots=$$(integration/roots/stock.sh) && \
+	LAMBDAD_TEST_ROOTS=$$roots $(GO) test -count=1 -v ./integration/roots
 
 ## cycles: 10,000 sandboxes created, used and destroyed, and what grew meanwhile (root)
 cycles: needs

@@ -58,13 +58,14 @@ var built = struct {
 
 // packages are the programs by name.
 var packages = map[string]string{
-	"lambdad":   "./cmd/lambdad",
-	"bootstrap": "./examples/bootstrap-go",
-	"extension": "./examples/extension",
-	"ticker":    "./integration/ticker",
-	"hostile":   "./integration/hostile/probe",
-	"measured":  "./integration/measured",
-	"rtprobe":   "./integration/runtimes/probe",
+	"lambdad":    "./cmd/lambdad",
+	"bootstrap":  "./examples/bootstrap-go",
+	"extension":  "./examples/extension",
+	"ticker":     "./integration/ticker",
+	"hostile":    "./integration/hostile/probe",
+	"measured":   "./integration/measured",
+	"rtprobe":    "./integration/runtimes/probe",
+	"rootsprobe": "./integration/roots/probe",
 }
 
 // Main runs the tests of a package and removes the programs that they needed.
@@ -156,11 +157,23 @@ func DirOf(t testing.TB, user *syscall.Credential) string {
 // StartAs is Start as another user; nil is this one.
 func StartAs(t testing.TB, user *syscall.Credential, dataDir string, args ...string) *Server {
 	t.Helper()
+	return start(t, func(cmd *exec.Cmd) { As(cmd, user, dataDir) }, dataDir, args...)
+}
+
+// StartIn is Start with another root file system; the data directory and the built
+// programs are there, too.
+func StartIn(t testing.TB, root, dataDir string, args ...string) *Server {
+	t.Helper()
+	return start(t, func(cmd *exec.Cmd) { In(cmd, root) }, dataDir, args...)
+}
+
+func start(t testing.TB, change func(*exec.Cmd), dataDir string, args ...string) *Server {
+	t.Helper()
 	s := &Server{t: t, DataDir: dataDir, exited: make(chan struct{}), log: new(bytes.Buffer)}
 	s.Cmd = exec.Command(Program(t, "lambdad"), append([]string{"serve",
 		"--listen", "127.0.0.1:0", "--data-dir", dataDir, "--disk-reserve", "64"}, args...)...)
 	s.Cmd.Stderr = s.log // read after exit only
-	As(s.Cmd, user, dataDir)
+	change(s.Cmd)
 	stdout, err := s.Cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -214,6 +227,17 @@ func As(cmd *exec.Cmd, user *syscall.Credential, dir string) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir}
+}
+
+// In makes a command see root, which must be a mount, as the root file system, in a
+// mount namespace of its own. Changing the root of the process alone would not do:
+// whoever has done that may have no user namespaces.
+func In(cmd *exec.Cmd, root string) {
+	cmd.Args = append([]string{"unshare", "--mount", "--propagation", "private", "/bin/sh", "-ec",
+		`cd "$0"; mount --move . /; exec chroot . "$@"`, root, "/usr/bin/env"}, cmd.Args...)
+	cmd.Path, cmd.Err = "/usr/bin/unshare", nil
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"}
 }
 
 // NewClient makes an AWS client with the administrator's key that does not retry:

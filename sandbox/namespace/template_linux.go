@@ -60,8 +60,9 @@ func etcFiles() []string {
 }
 
 func etcDirs() []string {
-	return []string{"ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "pki/ca-trust/extracted", "ca-certificates",
-		"crypto-policies", "alternatives", "ld.so.conf.d", "fonts", "java-*", "java/security", "python3*", "perl", "magic*"}
+	return []string{"ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "pki/tls/openssl.d",
+		"pki/ca-trust/extracted", "pki/java", "ca-certificates", "crypto-policies", "alternatives", "ld.so.conf.d", "ld-musl-*.path", "fonts",
+		"java-*", "java", "python3*", "perl", "magic*"}
 }
 
 // etcOwn are the files written for sandboxes.
