@@ -119,8 +119,9 @@ uninstall:
 	@[ -n "$(DESTDIR)" ] || ! command -v apparmor_parser >/dev/null || [ ! -e $(SYSCONFDIR)/apparmor.d/lambdad ] || \
 	  apparmor_parser -R $(SYSCONFDIR)/apparmor.d/lambdad || true
 	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
-	@for d in $(UNITDIR)/system $(UNITDIR)/user $(UNITDIR) $(if $(DESTDIR),$(PREFIX)/lib $(BINDIR) $(PREFIX) $(SYSCONFDIR)/apparmor.d $(SYSCONFDIR)); do \
-	  rmdir "$(DESTDIR)$$d" 2>/dev/null || true; done
+	@cd "$(DESTDIR)/" && for d in $(UNITDIR)/system $(UNITDIR)/user $(BINDIR) $(SYSCONFDIR)/apparmor.d; do \
+	  rmdir $(if $(DESTDIR),-p) "./$$d" 2>/dev/null || true; done
+	@[ -n "$(DESTDIR)" ] || rmdir $(UNITDIR) 2>/dev/null || true
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@if [ "$(PURGE)" = yes ]; then rm -rf $(DESTDIR)/var/lib/lambdad; \
 	 elif [ -e $(DESTDIR)/var/lib/lambdad ]; then echo "kept: $(DESTDIR)/var/lib/lambdad (make uninstall PURGE=yes removes it)"; fi

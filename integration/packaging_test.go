@@ -22,7 +22,7 @@ func TestInstall(t *testing.T) {
 	}
 	run := func(target string) {
 		t.Helper()
-		cmd := exec.Command("make", "--no-print-directory", target, "DESTDIR="+dest, "PREFIX=/usr")
+		cmd := exec.Command("make", "--no-print-directory", target, "DESTDIR="+dest, "PREFIX=/usr/local")
 		cmd.Dir = strings.TrimSpace(string(root))
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("make %s: %v\n%s", target, err, out)
@@ -38,11 +38,11 @@ func TestInstall(t *testing.T) {
 		return list
 	}
 	run("install")
-	want := []string{"/etc/apparmor.d/lambdad", "/usr/bin/lambdad", "/usr/lib/systemd/system/lambdad.service", "/usr/lib/systemd/user/lambdad.service"}
+	want := []string{"/etc/apparmor.d/lambdad", "/usr/local/bin/lambdad", "/usr/local/lib/systemd/system/lambdad.service", "/usr/local/lib/systemd/user/lambdad.service"}
 	if got := files(); !slices.Equal(got, want) {
 		t.Errorf("installed %v, want %v", got, want)
 	}
-	if out, err := exec.Command(filepath.Join(dest, "usr/bin/lambdad"), "version").CombinedOutput(); err != nil {
+	if out, err := exec.Command(filepath.Join(dest, "usr/local/bin/lambdad"), "version").CombinedOutput(); err != nil {
 		t.Errorf("the installed program: %v\n%s", err, out)
 	}
 	for _, name := range want[2:] {
@@ -50,13 +50,13 @@ func TestInstall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(string(unit), "ExecStart=/usr/bin/lambdad serve") || !strings.Contains(string(unit), "Delegate=cpu memory pids") || strings.Contains(string(unit), "@bindir@") {
+		if !strings.Contains(string(unit), "ExecStart=/usr/local/bin/lambdad serve") || !strings.Contains(string(unit), "Delegate=cpu memory pids") || strings.Contains(string(unit), "@bindir@") {
 			t.Errorf("%s:\n%s", name, unit)
 		}
 		verify(t, string(unit), strings.Contains(name, "/user/"))
 	}
 	profile, err := os.ReadFile(filepath.Join(dest, want[0]))
-	if err != nil || !strings.Contains(string(profile), "profile lambdad /usr/bin/lambdad flags=(unconfined)") || !strings.Contains(string(profile), "userns,") {
+	if err != nil || !strings.Contains(string(profile), "profile lambdad /usr/local/bin/lambdad flags=(unconfined)") || !strings.Contains(string(profile), "userns,") {
 		t.Errorf("the AppArmor profile: %v\n%s", err, profile)
 	}
 	run("uninstall")
@@ -74,7 +74,7 @@ func verify(t *testing.T, unit string, user bool) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "lambdad.service")
-	if err := os.WriteFile(file, []byte(strings.ReplaceAll(unit, "/usr/bin/lambdad", "/bin/true")), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(unit, "/usr/local/bin/lambdad", "/bin/true")), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	args := []string{"verify", "--man=no", file}

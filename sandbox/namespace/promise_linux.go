@@ -36,6 +36,9 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 	cure := "mount the cgroup controllers and make them writable (cgroup v2, or v1 with memory, pids, cpu, cpuacct)"
 	if d.cfg.Rootless {
 		cure = "start lambdad in a control group of its own: systemd-run --user --scope -p Delegate=yes lambdad serve, or the user unit packaging/systemd/user/lambdad.service; memory, pids and cpu must be delegated to users (systemctl edit user@.service: [Service] Delegate=cpu memory pids)"
+		if !d.cgroups.unified {
+			cure = "boot the host with cgroup v2 (kernel parameter systemd.unified_cgroup_hierarchy=1), since systemd delegates no v1 groups to users, and " + cure
+		}
 	}
 	missing := func(c string) error {
 		if d.cgroups.unified || d.cgroups.v1[c] != "" {
@@ -81,13 +84,11 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 		survive = errMissing("the v1 freezer keeps what it has frozen alive until the next start sweeps it")
 	}
 	add("nothing outlives a killed daemon", survive, "mount a cgroup v2 hierarchy (mount -t cgroup2 none /sys/fs/cgroup/unified)")
-	var peak error
-	if err := missing("memory"); err != nil {
-		peak = err
-	} else if !s.group.mem.peak.is() {
-		peak = errMissing("this kernel has no memory.peak: short peaks between two readings are missed")
+	peak, peakCure := missing("memory"), cure
+	if peak == nil && !s.group.mem.peak.is() {
+		peak, peakCure = errMissing("this kernel has no memory.peak: short peaks between two readings are missed"), "Linux 5.19 or later"
 	}
-	add("true peak memory", peak, "Linux 5.19 or later")
+	add("true peak memory", peak, peakCure)
 	var tmp error
 	var tmpCure string
 	if why := (*tmpError)(nil); errors.As(d.tmpErr, &why) {
