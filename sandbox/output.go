@@ -13,19 +13,21 @@ import (
 
 // An Output moves what a process writes from a pipe to a writer, for drivers.
 // Two may move it: Copy as it comes, and Flush what is there now, so that a
-// driver's Process can be a Flusher.
+// driver's Process can be a Flusher. While nothing is written it holds no buffer.
 type Output struct {
 	r *os.File
 
-	mu  sync.Mutex // of moving
-	w   io.Writer  // nil once it failed: the pipe must still be emptied
-	buf []byte
+	mu sync.Mutex // of moving
+	w  io.Writer  // nil once it failed: the pipe must still be emptied
 }
+
+// buffers are those of outputs that move something.
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // NewOutput takes the reading end of a pipe, which must not block
 // (unix.SetNonblock before os.NewFile).
 func NewOutput(r *os.File, w io.Writer) *Output {
-	return &Output{r: r, w: w, buf: make([]byte, 4096)}
+	return &Output{r: r, w: w}
 }
 
 // maxPipe is the most a pipe can hold, and so what was written before a Flush.
@@ -77,20 +79,19 @@ func (o *Output) Flush() {
 func (o *Output) move(fd int) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	n, err := unix.Read(fd, o.buf)
+	buf := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buf)
+	n, err := unix.Read(fd, buf[:])
 	for errors.Is(err, unix.EINTR) {
-		n, err = unix.Read(fd, o.buf)
+		n, err = unix.Read(fd, buf[:])
 	}
 	if err != nil || n == 0 {
 		return 0, err
 	}
 	if o.w != nil {
-		if _, werr := o.w.Write(o.buf[:n]); werr != nil {
+		if _, werr := o.w.Write(buf[:n]); werr != nil {
 			o.w = nil
 		}
-	}
-	if n == len(o.buf) && n < 64<<10 {
-		o.buf = make([]byte, 64<<10) // a talkative one
 	}
 	return n, nil
 }

@@ -601,32 +601,11 @@ func (p *process) copy(o *outputs) {
 	var other sync.WaitGroup
 	for i, r := range o.read[1:] {
 		if r != nil {
-			other.Go(func() { drain(o.to[1+i], r) })
+			other.Go(sandbox.NewOutput(r, o.to[1+i]).Copy)
 		}
 	}
 	if o.read[0] != nil {
-		drain(o.to[0], o.read[0])
+		sandbox.NewOutput(o.read[0], o.to[0]).Copy()
 	}
 	other.Wait()
-}
-
-// drain copies and goes on reading when the writer fails: a full pipe would stop
-// the program.
-func drain(w io.Writer, r *os.File) {
-	defer r.Close()
-	buf := make([]byte, 4096)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 && w != nil {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				w = nil
-			}
-		}
-		if err != nil {
-			return
-		}
-		if n == len(buf) && len(buf) < 64<<10 {
-			buf = make([]byte, 64<<10) // a talkative one
-		}
-	}
 }

@@ -486,28 +486,10 @@ func (p *process) copy(readers [3]*os.File, writers [3]io.Writer) {
 	var both sync.WaitGroup
 	for i, r := range readers {
 		if r != nil {
-			both.Go(func() { drain(writers[i], r) })
+			both.Go(sandbox.NewOutput(r, writers[i]).Copy)
 		}
 	}
 	both.Wait()
-}
-
-// drain copies and goes on reading when the writer fails: a full pipe would stop
-// the program.
-func drain(w io.Writer, r *os.File) {
-	defer r.Close()
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 && w != nil {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				w = nil
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
 }
 
 // Usage sums over the processes that run now.
