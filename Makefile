@@ -18,7 +18,7 @@ BINDIR     ?= $(PREFIX)/bin
 UNITDIR    ?= $(PREFIX)/lib/systemd
 SYSCONFDIR ?= /etc
 
-.PHONY: published install uninstall test-vm test-roots cycles build demo test test-hostile test-packages check race fuzz bench clean needs
+.PHONY: published install uninstall test-vm test-roots cycles build demo test test-hostile test-packages check race fuzz bench bench-full clean needs
 
 needs:
 	@v=$$($(GO) env GOVERSION 2>/dev/null | sed 's/^go//'); \
@@ -82,9 +82,13 @@ fuzz:
 	    echo "fuzz $$d $$t"; $(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$d || exit 1; \
 	  done; done
 
-## bench: floors and lambdad in one run, ratios (BENCHFLAGS="--quick --only warm,cold": parts of it)
+## bench: floors and lambdad in one run, into docs/performance.md (BENCHFLAGS="--quick --only warm,cold": parts, printed)
 bench: build
-	$(GO) run ./integration/bench --lambdad bin/lambdad $(BENCHFLAGS)
+	$(GO) run ./integration/bench --lambdad bin/lambdad $(if $(BENCHFLAGS),$(BENCHFLAGS),--write docs/performance)
+
+## bench-full: the same and curves, in half an hour
+bench-full: build
+	$(GO) run ./integration/bench --lambdad bin/lambdad --full $(if $(BENCHFLAGS),$(BENCHFLAGS),--write docs/performance)
 
 ## test-vm: sandboxtest on a stock kernel under emulated QEMU: cgroup v2 only, and without user namespaces
 test-vm: needs

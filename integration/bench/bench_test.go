@@ -35,7 +35,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, part := range []string{"isolation tier root", "### Targets", "| floor: net/http, two hops | ", "| floor: the same, loop by hand", "| lambdad, Go, 3 extensions | ",
-		"### Extensions", "### Freezing", "### Throughput", "| floor: fork and exec", "### Memory of a resting environment", "### Sandboxes created and destroyed"} {
+		"### Extensions", "### Freezing", "### Throughput", "| floor: fork and exec", "### Memory of a resting environment",
+		"### Sandboxes created and destroyed", "### Log lines", "### Control plane"} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("the report lacks %q", part)
 		}
@@ -56,14 +57,18 @@ func TestParse(t *testing.T) {
 	if err != nil || o.rounds != 7 || o.requests != quick.requests || o.only != "cold,warm" {
 		t.Errorf("%+v, %v", o, err)
 	}
-	list, err := chosen(o)
-	if err != nil || names(list) != "cold,warm" {
-		t.Errorf("%v, %v", list, err)
+	o.only = "cold,payload,warm"
+	list, curves, err := chosen(o)
+	if err != nil || names(list) != "cold,warm" || names(curves) != "payload" {
+		t.Errorf("%v, %v, %v", list, curves, err)
 	}
 	if o, err = parse(nil); err != nil || o != usual {
 		t.Errorf("%+v, %v", o, err)
 	}
-	if _, err := chosen(options{only: "warm,tepid"}); err == nil {
+	if o, err = parse([]string{"--full"}); err != nil || !o.full || o.limit != fullLimit {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if _, _, err := chosen(options{only: "warm,tepid"}); err == nil {
 		t.Error("there is no tepid")
 	}
 }

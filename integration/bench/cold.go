@@ -20,25 +20,28 @@ type cold struct {
 // told apart, has it unpacked.
 func coldStarts(ctx context.Context, b *bench, r *section) error {
 	r.title = "Cold start"
-	s, err := b.server(ctx)
+	servers, err := b.servers(ctx)
 	if err != nil {
 		return err
 	}
 	type kind struct {
+		server     *server
 		runtime    string
 		extensions int
 	}
 	var kinds []kind
 	var list []*cold
 	exec := &cold{name: "floor: fork and exec of the same program"}
-	for _, e := range extensionCounts {
-		kinds = append(kinds, kind{goRuntime, e})
-		list = append(list, &cold{name: "lambdad, Go, " + plural(e)})
-	}
-	for _, l := range languages {
-		if _, ok := b.clientOf[l.runtime]; ok {
-			kinds = append(kinds, kind{l.runtime, 0})
-			list = append(list, &cold{name: "lambdad, " + l.name + ", 0 extensions (process: when the handler's module is read)"})
+	for _, s := range servers {
+		for _, e := range extensionCounts {
+			kinds = append(kinds, kind{s, goRuntime, e})
+			list = append(list, &cold{name: s.label + ", Go, " + plural(e)})
+		}
+		for _, l := range languages {
+			if _, ok := b.clientOf[l.runtime]; ok {
+				kinds = append(kinds, kind{s, l.runtime, 0})
+				list = append(list, &cold{name: s.label + ", " + l.name + ", 0 extensions"})
+			}
 		}
 	}
 	for round := range b.cold + 1 {
@@ -51,7 +54,7 @@ func coldStarts(ctx context.Context, b *bench, r *section) error {
 			exec.process = append(exec.process, took)
 		}
 		for k, kd := range kinds {
-			name := fmt.Sprintf("cold-%d-%d", k, round)
+			s, name := kd.server, fmt.Sprintf("cold-%d-%d", k, round)
 			if err := s.create(ctx, name, kd.runtime, b.probe, kd.extensions); err != nil {
 				return err
 			}
@@ -76,7 +79,10 @@ func coldStarts(ctx context.Context, b *bench, r *section) error {
 		return err
 	}
 	var rows [][]string
+	picture := chart{title: "Cold start, until the runtime process runs: median, p10 to p90", unit: "ms"}
 	for _, c := range append(append([]*cold{exec}, list...), emulators...) {
+		ms := func(q float64) float64 { return float64(quantile(c.process, q)) / 1e6 }
+		picture.bars = append(picture.bars, bar{kindOf(c.name), c.name, ms(0.5), ms(0.1), ms(0.9)})
 		row := []string{c.name, millis(quantile(c.process, 0.5)), millis(quantile(c.process, 0.1)), millis(quantile(c.process, 0.9)), "", "", ""}
 		if len(c.whole) > 0 {
 			row[4], row[5] = millis(quantile(c.whole, 0.5)), millis(quantile(c.whole, 0.9))
@@ -86,7 +92,8 @@ func coldStarts(ctx context.Context, b *bench, r *section) error {
 		}
 		rows = append(rows, row)
 	}
-	r.note("The platform's part is from the signed request until the runtime process runs, its language's own start included. Code is unpacked once per version: the first of all is told apart.")
+	r.charts = append(r.charts, picture)
+	r.note("The platform's part is from the signed request until the runtime process runs, its language's own start included; of Python and Node.js until the handler's module is read. Code is unpacked once per version: the first of all is told apart.")
 	r.table([]string{"", "to runtime process", "p10", "p90", "to answer", "p90", "first of all"}, rows)
 	return nil
 }

@@ -111,3 +111,10 @@ func cgroups() string {
 	}
 	return "cgroup v1"
 }
+
+// held are the threads and descriptors of a process.
+func held(pid int) (threads, descriptors int) {
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(tasks), len(files)
+}

@@ -35,6 +35,9 @@ import (
 // options say what is measured, and how much of it.
 type options struct {
 	lambdad      string        // the binary; "" builds one
+	against      string        // another binary, measured beside it; "": none
+	write        string        // files that the report is written into, without .md; "": none
+	full         bool          // the curves, too
 	only         string        // sections, separated by commas; "": all that full says
 	limit        time.Duration // what is not measured by then is left out
 	rounds       int           // turns of the warm measurements
@@ -65,7 +68,12 @@ var parts = []part{
 	{"cold", coldStarts},
 	{"memory", frozenMemory},
 	{"sandboxes", sandboxes},
+	{"lines", lines},
+	{"control", control},
 }
+
+// fullLimit is that of --full.
+const fullLimit = 30 * time.Minute
 
 func names(list []part) string {
 	var names []string
@@ -100,9 +108,15 @@ func parse(args []string) (options, error) {
 		o = quick
 	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	if slices.Contains(args, "--full") || slices.Contains(args, "-full") {
+		o.limit = fullLimit
+	}
 	fs.Bool("quick", false, "measure less, in under a minute")
+	fs.BoolVar(&o.full, "full", false, "curves, too: "+names(curveParts))
 	fs.StringVar(&o.lambdad, "lambdad", "", "`binary` to measure (default: built from this module)")
-	fs.StringVar(&o.only, "only", "", "`parts` to measure, of "+names(parts))
+	fs.StringVar(&o.against, "against", "", "another `binary` of lambdad, such as one from before a change, measured beside it where it says warm, extensions, throughput and cold")
+	fs.StringVar(&o.write, "write", "", "`file`, without .md, that the report is written into, and the pictures beside it")
+	fs.StringVar(&o.only, "only", "", "`parts` to measure, of "+names(slices.Concat(parts, curveParts)))
 	fs.DurationVar(&o.limit, "limit", o.limit, "`time` after which nothing more is begun")
 	fs.IntVar(&o.rounds, "rounds", o.rounds, "turns each warm target gets")
 	fs.IntVar(&o.requests, "requests", o.requests, "requests in a turn")
@@ -113,27 +127,32 @@ func parse(args []string) (options, error) {
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
-	if _, err := chosen(o); err != nil {
+	if _, _, err := chosen(o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return o, err
 	}
 	return o, nil
 }
 
-// chosen are the parts that the options ask for.
-func chosen(o options) ([]part, error) {
+// chosen are the parts that the options ask for, and the curves.
+func chosen(o options) (list, curves []part, err error) {
 	if o.only == "" {
-		return parts, nil
-	}
-	var list []part
-	for name := range strings.SplitSeq(o.only, ",") {
-		i := slices.IndexFunc(parts, func(p part) bool { return p.name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("--only %s: it must be of %s", name, names(parts))
+		if o.full {
+			curves = curveParts
 		}
-		list = append(list, parts[i])
+		return parts, curves, nil
 	}
-	return list, nil
+	for name := range strings.SplitSeq(o.only, ",") {
+		is := func(p part) bool { return p.name == name }
+		if i := slices.IndexFunc(parts, is); i >= 0 {
+			list = append(list, parts[i])
+		} else if i := slices.IndexFunc(curveParts, is); i >= 0 {
+			curves = append(curves, curveParts[i])
+		} else {
+			return nil, nil, fmt.Errorf("--only %s: it must be of %s", name, names(slices.Concat(parts, curveParts)))
+		}
+	}
+	return list, curves, nil
 }
 
 // A bench is what all parts use.
@@ -141,6 +160,7 @@ type bench struct {
 	options
 	dir    string // temporary
 	probe  string
+	zipped []byte // the probe as a package
 	report *report
 	status io.Writer
 	undo   []func() error // of the part that runs
@@ -159,12 +179,17 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 	if runtime.GOOS != "linux" {
 		return fmt.Errorf("the benchmark needs Linux, this is %s", runtime.GOOS)
 	}
-	list, err := chosen(o)
+	list, curves, err := chosen(o)
 	if err != nil {
 		return err
 	}
-	b := &bench{options: o, status: status, report: &report{}}
-	if b.dir, err = os.MkdirTemp("", "lambdad-bench-"); err != nil {
+	b := &bench{options: o, status: status}
+	// On a disk, whatever /tmp is.
+	parent := os.Getenv("TMPDIR")
+	if parent == "" {
+		parent = "/var/tmp"
+	}
+	if b.dir, err = os.MkdirTemp(parent, "lambdad-bench-"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
@@ -184,16 +209,53 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 	if err := b.clients(ctx); err != nil {
 		return err
 	}
-	b.report.begin()
+	files, err := codeOf(goRuntime, b.probe)
+	if err != nil {
+		return err
+	}
+	b.zipped = zipped(files)
 	var failed error
+	for _, half := range []struct {
+		region string
+		parts  []part
+		limit  time.Duration // of each part
+	}{{"bench", list, 2 * time.Minute}, {"curves", curves, 10 * time.Minute}} {
+		if len(half.parts) == 0 {
+			continue
+		}
+		err := b.measureParts(ctx, half.parts, begin, half.limit)
+		failed = errors.Join(failed, err)
+		if ctx.Err() != nil {
+			return errors.Join(failed, context.Cause(ctx))
+		}
+		if _, err := io.WriteString(out, b.report.text()); err != nil {
+			return errors.Join(failed, err)
+		}
+		if o.write != "" && err == nil {
+			failed = errors.Join(failed, b.report.write(o.write, half.region))
+		}
+	}
+	return failed
+}
+
+// measureParts fills a report. A part that takes longer than limit has failed.
+func (b *bench) measureParts(ctx context.Context, list []part, begin time.Time, limit time.Duration) (failed error) {
+	b.report = &report{}
+	b.report.begin()
 	for _, p := range list {
 		s := b.report.section(p.name)
-		if passed := time.Since(begin); passed > o.limit {
-			s.note("Not measured: %v had passed.", o.limit)
+		if time.Since(begin) > b.limit {
+			s.note("Not measured: %v had passed.", b.limit)
 			continue
 		}
 		began := time.Now()
-		err := p.run(ctx, b, s)
+		b.report.idle = append(b.report.idle, idle())
+		limited, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took more than %v", limit))
+		err := p.run(limited, b, s)
+		if err != nil && limited.Err() != nil {
+			err = errors.Join(context.Cause(limited), err)
+		}
+		cancel()
 		for _, undo := range slices.Backward(b.undo) {
 			err = errors.Join(err, undo())
 		}
@@ -204,25 +266,42 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", p.name, err))
 		}
 		if ctx.Err() != nil {
-			return errors.Join(failed, context.Cause(ctx))
+			break
 		}
 	}
-	_, err = io.WriteString(out, b.report.text())
-	return errors.Join(failed, err)
+	return failed
 }
 
 // server starts lambdad until the end of the part.
 func (b *bench) server(ctx context.Context, args ...string) (*server, error) {
+	s, err := b.start(ctx, b.lambdad, "lambdad", args)
+	if err == nil {
+		b.report.server(s)
+	}
+	return s, err
+}
+
+// servers starts lambdad and what it is measured against.
+func (b *bench) servers(ctx context.Context, args ...string) ([]*server, error) {
+	s, err := b.server(ctx, args...)
+	if err != nil || b.against == "" {
+		return []*server{s}, err
+	}
+	other, err := b.start(ctx, b.against, "against", args)
+	return []*server{s, other}, err
+}
+
+func (b *bench) start(ctx context.Context, binary, label string, args []string) (*server, error) {
 	dir, err := os.MkdirTemp(b.dir, "data-")
 	if err != nil {
 		return nil, err
 	}
-	s, err := startServer(ctx, b.lambdad, dir, append(args, strings.Fields(b.serveArgs)...))
+	s, err := startServer(ctx, binary, dir, append(args, strings.Fields(b.serveArgs)...))
 	if err != nil {
 		return nil, err
 	}
+	s.label = label
 	b.later(s.stop)
-	b.report.server(s)
 	return s, nil
 }
 

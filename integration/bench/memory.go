@@ -75,24 +75,7 @@ func measureMemory(ctx context.Context, s *server, probe string, n int) (*memory
 	if err != nil {
 		return nil, err
 	}
-	// Each invocation lasts until the last has begun, so that each has an
-	// environment of its own.
-	var wg sync.WaitGroup
-	errs := make([]error, n+1)
-	for i := range errs {
-		wg.Go(func() {
-			_, _, err := s.client.invoke(ctx, s.invokeURL(name), strconv.Itoa(i), 2*time.Second+time.Duration(n)*10*time.Millisecond)
-			if !errors.Is(err, errThrottled) {
-				errs[i] = err
-			}
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	s.client.close() // the connections are ours, not the environments'
-	if err := quiet(ctx, s, name, 2); err != nil {
+	if _, err := s.bringUp(ctx, name, n+1); err != nil {
 		return nil, err
 	}
 	after, err := observe(s.cmd.Process.Pid)
@@ -119,6 +102,33 @@ func measureMemory(ctx context.Context, s *server, probe string, n int) (*memory
 	m.kernel = float64(after.kernel-before.kernel) / more
 	m.available = float64(before.available-after.available) / more
 	return m, s.remove(ctx, name)
+}
+
+// bringUp has n environments of a function at once and waits until they rest. It
+// returns how many there are.
+func (s *server) bringUp(ctx context.Context, name string, n int) (int, error) {
+	// Each invocation lasts until the last has begun, so that each has an
+	// environment of its own.
+	var wg sync.WaitGroup
+	errs := make([]error, n)
+	for i := range errs {
+		wg.Go(func() {
+			_, _, err := s.client.invoke(ctx, s.invokeURL(name), strconv.Itoa(i), 2*time.Second+time.Duration(n)*15*time.Millisecond)
+			if !errors.Is(err, errThrottled) {
+				errs[i] = err
+			}
+		})
+	}
+	wg.Wait()
+	s.client.close() // the connections are ours, not the environments'
+	if err := errors.Join(errs...); err != nil {
+		return 0, err
+	}
+	if err := quiet(ctx, s, name, 1); err != nil {
+		return 0, err
+	}
+	all, err := s.environments(ctx, name)
+	return len(all), err
 }
 
 // quiet waits until all environments of a function rest, at least min of them.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ type report struct {
 type section struct {
 	name, title string
 	body        strings.Builder
+	charts      []chart
 }
 
 func (r *report) section(name string) *section {
@@ -131,6 +133,57 @@ func (r *report) server(s *server) { r.version, r.tier = s.version, s.tier }
 // was busy with other work.
 const quietEnough = 0.9
 
+// charts are those of all sections.
+func (r *report) charts() (list []chart) {
+	for _, s := range r.sections {
+		list = append(list, s.charts...)
+	}
+	return list
+}
+
+// caption is what a picture of the report says of itself.
+func (r *report) caption() string {
+	return fmt.Sprintf("lambdad %s, %s, %d cores, tier %s", r.version, time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), r.tier)
+}
+
+// write puts the report into the file <to>.md, between the lines that say so, and its
+// picture beside it.
+func (r *report) write(to, region string) error {
+	old, err := os.ReadFile(to + ".md")
+	if err != nil {
+		return err
+	}
+	name := to
+	if region != "bench" {
+		name += "-" + region
+	}
+	text := r.text()
+	if list := r.charts(); len(list) > 0 {
+		if err := os.WriteFile(name+".svg", []byte(picture(r.caption(), list)), 0o644); err != nil {
+			return err
+		}
+		// After the paragraph that says where this was measured.
+		file := filepath.Base(name) + ".svg"
+		text = strings.Replace(text, "\n### ", fmt.Sprintf("\n![What was measured, as a picture](%s)\n\n### ", file), 1)
+	}
+	now, err := replaced(string(old), region, text)
+	if err != nil {
+		return fmt.Errorf("%s.md: %w", to, err)
+	}
+	return os.WriteFile(to+".md", []byte(now), 0o644)
+}
+
+// replaced has what is between the marks of a region replaced.
+func replaced(text, region, by string) (string, error) {
+	begin, end := "<!-- begin "+region+" -->\n", "<!-- end "+region+" -->\n"
+	before, rest, ok := strings.Cut(text, begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return "", fmt.Errorf("no lines %q and %q", strings.TrimSpace(begin), strings.TrimSpace(end))
+	}
+	return before + begin + "\n" + by + "\n" + end + after, nil
+}
+
 // text is the whole report.
 func (r *report) text() string {
 	var b strings.Builder
@@ -159,6 +212,15 @@ func (r *report) text() string {
 		fmt.Fprintf(&b, "\n### %s\n%s", s.title, s.body.String())
 	}
 	return b.String()
+}
+
+// bars are those of samples: medians, and from p10 to p90.
+func bars(samples []*sample) (list []bar) {
+	for _, x := range samples {
+		us := func(q float64) float64 { return float64(x.quantile(q)) / 1e3 }
+		list = append(list, bar{kindOf(x.name), x.name, us(0.5), us(0.1), us(0.9)})
+	}
+	return list
 }
 
 func micros(d time.Duration) string { return fmt.Sprintf("%.0f µs", float64(d)/1e3) }

@@ -28,6 +28,7 @@ const (
 
 // A server is a running lambdad.
 type server struct {
+	label    string // what it is called in tables
 	binary   string
 	data     string
 	cmd      *exec.Cmd
@@ -110,8 +111,11 @@ func (s *server) stop() error {
 		<-s.exited
 		return fmt.Errorf("lambdad did not stop within %v\n%s", startLimit, s.log)
 	}
-	if s.log.Len() > 0 {
-		return fmt.Errorf("lambdad warned:\n%s", s.log)
+	for line := range strings.Lines(s.log.String()) {
+		// Which tier it is the report says.
+		if !strings.Contains(line, "isolation is weaker than it could be") {
+			return fmt.Errorf("lambdad warned:\n%s", s.log)
+		}
 	}
 	return nil
 }
@@ -182,6 +186,11 @@ func (s *server) create(ctx context.Context, name, runtime, probe string, n int,
 	if err := s.call(ctx, "POST", "/2015-03-31/functions", in, nil); err != nil {
 		return err
 	}
+	return s.active(ctx, name)
+}
+
+// active waits until a function can be invoked.
+func (s *server) active(ctx context.Context, name string) error {
 	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
 		var out struct{ State, StateReason string }
 		if err := s.call(ctx, "GET", "/2015-03-31/functions/"+name+"/configuration", nil, &out); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,9 +31,23 @@ const (
 type target struct {
 	name   string
 	url    string
-	server *server // nil: any signature will do
-	pid    int     // of the daemon, whose processor time is counted
-	pause  time.Duration
+	server *server       // nil: any signature will do
+	pid    int           // of the daemon, whose processor time is counted
+	pause  time.Duration // before each request
+	event  []byte        // nil: one that names itself
+}
+
+// invoke sends the n-th request.
+func (t *target) invoke(ctx context.Context, c *client, n int) (time.Duration, error) {
+	if t.event == nil {
+		_, took, err := c.invoke(ctx, t.url, strconv.Itoa(n), 0)
+		return took, err
+	}
+	text, took, err := c.send(ctx, t.url, t.event)
+	if err == nil && bytes.HasPrefix(t.event, []byte(`{"raw"`)) && !bytes.Equal(text, t.event) {
+		err = fmt.Errorf("invoking %s: %d bytes come back as %d others", t.url, len(t.event), len(text))
+	}
+	return took, err
 }
 
 // function makes a function and the target it is.
@@ -124,7 +139,7 @@ func (b *bench) measure(ctx context.Context, targets []*target) ([]*sample, erro
 					before, _ = processorOf(t.pid)
 				}
 				time.Sleep(t.pause)
-				_, took, err := list[i].invoke(ctx, t.url, strconv.Itoa(n), 0)
+				took, err := t.invoke(ctx, list[i], n)
 				if err != nil {
 					return nil, err
 				}
@@ -148,16 +163,18 @@ func warm(ctx context.Context, b *bench, r *section) error {
 	if err != nil {
 		return err
 	}
-	s, err := b.server(ctx)
+	servers, err := b.servers(ctx)
 	if err != nil {
 		return err
 	}
 	for _, n := range extensionCounts {
-		t, err := s.function(ctx, b, "lambdad, Go, "+plural(n), fmt.Sprintf("go-%d", n), goRuntime, n)
-		if err != nil {
-			return err
+		for _, s := range servers {
+			t, err := s.function(ctx, b, s.label+", Go, "+plural(n), fmt.Sprintf("go-%d", n), goRuntime, n)
+			if err != nil {
+				return err
+			}
+			targets = append(targets, t)
 		}
-		targets = append(targets, t)
 	}
 	for _, l := range languages {
 		client, ok := b.clientOf[l.runtime]
@@ -169,11 +186,14 @@ func warm(ctx context.Context, b *bench, r *section) error {
 		if err != nil {
 			return err
 		}
-		t, err := s.function(ctx, b, "lambdad, "+l.name+", 0 extensions", strings.ToLower(l.name[:4]), l.runtime, 0)
-		if err != nil {
-			return err
+		targets = append(targets, &target{name: "floor: net/http, two hops, " + l.name, url: f.URL, pid: f.PID()})
+		for _, s := range servers {
+			t, err := s.function(ctx, b, s.label+", "+l.name+", 0 extensions", strings.ToLower(l.name[:4]), l.runtime, 0)
+			if err != nil {
+				return err
+			}
+			targets = append(targets, t)
 		}
-		targets = append(targets, &target{name: "floor: net/http, two hops, " + l.name, url: f.URL, pid: f.PID()}, t)
 	}
 	emulators, err := b.emulators()
 	if err != nil {
@@ -185,6 +205,10 @@ func warm(ctx context.Context, b *bench, r *section) error {
 		return err
 	}
 	r.latencies("one client, keep-alive", samples)
+	if len(servers) > 1 {
+		r.note("Go without extensions, lambdad ÷ against: %s.", samples[2].ratio(samples[3], 0.5))
+	}
+	r.charts = append(r.charts, chart{title: "Warm invocation, one client: median, p10 to p90", unit: "µs", bars: bars(samples), target: 1.25 * float64(samples[0].median()) / 1e3})
 	own := samples[2]
 	b.report.judge("warm", "%.2f", own.ratio(samples[0], 0.5), 1.25, false)
 	if len(emulators) > 0 {
@@ -202,20 +226,23 @@ const between = time.Millisecond
 // lasted.
 func extensions(ctx context.Context, b *bench, r *section) error {
 	r.title = "Extensions"
-	s, err := b.server(ctx, "--freeze-delay", "5ms")
+	servers, err := b.servers(ctx, "--freeze-delay", "5ms")
 	if err != nil {
 		return err
 	}
 	var targets []*target
 	var names []string
-	for _, n := range extensionCounts {
-		names = append(names, fmt.Sprintf("go-%d", n))
-		t, err := s.function(ctx, b, plural(n), names[len(names)-1], goRuntime, n)
-		if err != nil {
-			return err
+	var counts []int
+	for _, s := range servers {
+		for _, n := range extensionCounts {
+			names, counts = append(names, fmt.Sprintf("go-%d", n)), append(counts, n)
+			t, err := s.function(ctx, b, s.label+", "+plural(n), names[len(names)-1], goRuntime, n)
+			if err != nil {
+				return err
+			}
+			t.pause = between
+			targets = append(targets, t)
 		}
-		t.pause = between
-		targets = append(targets, t)
 	}
 	// Records are read turn by turn, for only the newest are kept one by one.
 	turns := *b
@@ -234,7 +261,7 @@ func extensions(ctx context.Context, b *bench, r *section) error {
 		for i := range targets {
 			x := samples[(i-k+len(targets))%len(targets)]
 			all[i].turns, all[i].processor = append(all[i].turns, x.turns...), append(all[i].processor, x.processor...)
-			ends, err := s.durations(ctx, names[i], (round+1)*(settling+b.requests), b.requests)
+			ends, err := targets[i].server.durations(ctx, names[i], (round+1)*(settling+b.requests), b.requests)
 			if err != nil {
 				return err
 			}
@@ -242,12 +269,13 @@ func extensions(ctx context.Context, b *bench, r *section) error {
 		}
 	}
 	var rows [][]string
-	most := len(targets) - 1
+	most := len(extensionCounts) - 1
 	for i, x := range all {
+		none := all[i/len(extensionCounts)*len(extensionCounts)] // of the same server
 		row := []string{x.name, micros(x.median()), "", micros(quantile(slices.Concat(x.ends...), 0.5)), "", micros(quantile(x.processor, 0.5))}
-		if i > 0 {
-			each := func(a, b float64) float64 { return (a - b) / 1e3 / float64(extensionCounts[i]) }
-			answer, end := paired(x.turns, all[0].turns, 0.5, each), paired(x.ends, all[0].ends, 0.5, each)
+		if counts[i] > 0 {
+			each := func(a, b float64) float64 { return (a - b) / 1e3 / float64(counts[i]) }
+			answer, end := paired(x.turns, none.turns, 0.5, each), paired(x.ends, none.ends, 0.5, each)
 			row[2], row[4] = answer.format("%.0f"), end.format("%.0f")
 			if i == most {
 				b.report.judge("answer", "%.0f µs", answer, 30, false)
@@ -401,27 +429,31 @@ func (b *bench) raise(ctx context.Context, c *client, url string, callers int) e
 	return errors.Join(errs...)
 }
 
-// burst invokes url from all callers for the given time.
+// burst invokes url from all callers for the given time, and counts.
 func burst(ctx context.Context, c *client, url string, callers int, length time.Duration) (int, time.Duration, error) {
+	times, took, err := rush(ctx, c, url, callers, length)
+	return len(times), took, err
+}
+
+// rush invokes url from all callers for the given time, each at least once.
+func rush(ctx context.Context, c *client, url string, callers int, length time.Duration) ([]time.Duration, time.Duration, error) {
 	var wg sync.WaitGroup
-	counts, errs := make([]int, callers), make([]error, callers)
+	times, errs := make([][]time.Duration, callers), make([]error, callers)
 	begin := time.Now()
 	for w := range callers {
 		wg.Go(func() {
-			for time.Since(begin) < length && errs[w] == nil {
-				if _, _, errs[w] = c.invoke(ctx, url, strconv.Itoa(w), 0); errs[w] == nil {
-					counts[w]++
+			for n := 0; (n == 0 || time.Since(begin) < length) && errs[w] == nil; n++ {
+				_, took, err := c.invoke(ctx, url, strconv.Itoa(w), 0)
+				if err == nil {
+					times[w] = append(times[w], took)
 				}
+				errs[w] = err
 			}
 		})
 	}
 	wg.Wait()
 	took := time.Since(begin)
-	total := 0
-	for _, n := range counts {
-		total += n
-	}
-	return total, took, errors.Join(errs...)
+	return slices.Concat(times...), took, errors.Join(errs...)
 }
 
 // throughput compares several callers at once.
@@ -431,18 +463,20 @@ func throughput(ctx context.Context, b *bench, r *section) error {
 	if err != nil {
 		return err
 	}
-	s, err := b.server(ctx)
+	servers, err := b.servers(ctx)
 	if err != nil {
 		return err
 	}
 	floorOf, keyOf := map[int]int{}, map[int]string{}
 	for _, n := range extensionCounts {
-		t, err := s.function(ctx, b, "lambdad, Go, "+plural(n), fmt.Sprintf("go-%d", n), goRuntime, n)
-		if err != nil {
-			return err
+		for _, s := range servers {
+			t, err := s.function(ctx, b, s.label+", Go, "+plural(n), fmt.Sprintf("go-%d", n), goRuntime, n)
+			if err != nil {
+				return err
+			}
+			floorOf[len(targets)] = 0
+			targets = append(targets, t)
 		}
-		floorOf[len(targets)] = 0
-		targets = append(targets, t)
 	}
 	keyOf[2] = "go"
 	for _, l := range languages {
@@ -456,14 +490,17 @@ func throughput(ctx context.Context, b *bench, r *section) error {
 		if err != nil {
 			return err
 		}
-		t, err := s.function(ctx, b, "lambdad, "+l.name+", 0 extensions", key, l.runtime, 0)
-		if err != nil {
-			return err
-		}
+		own := len(targets)
+		keyOf[own+1] = key
 		targets = append(targets, &target{name: "floor: net/http, two hops, " + l.name, url: f.URL, pid: f.PID()})
-		floorOf[len(targets)] = len(targets) - 1
-		keyOf[len(targets)] = key
-		targets = append(targets, t)
+		for _, s := range servers {
+			t, err := s.function(ctx, b, s.label+", "+l.name+", 0 extensions", key, l.runtime, 0)
+			if err != nil {
+				return err
+			}
+			floorOf[len(targets)] = own
+			targets = append(targets, t)
+		}
 	}
 	rates, err := b.rates(ctx, targets, callers)
 	if err != nil {
@@ -471,7 +508,9 @@ func throughput(ctx context.Context, b *bench, r *section) error {
 	}
 	bound := map[string]float64{"go": 7000, "python": 5500, "node": 3000}
 	var rows [][]string
+	picture := chart{title: fmt.Sprintf("Throughput, %d callers: median of the turns, p10 to p90", callers), unit: "/s"}
 	for i, x := range rates {
+		picture.bars = append(picture.bars, bar{kindOf(x.name), x.name, quantile(x.perSecond, 0.5), quantile(x.perSecond, 0.1), quantile(x.perSecond, 0.9)})
 		row := []string{x.name, fmt.Sprintf("%.0f/s", quantile(x.perSecond, 0.5)), fmt.Sprintf("%.0f/s", quantile(x.perSecond, 0.9)), "", micros(quantile(x.processor, 0.5))}
 		if f, ok := floorOf[i]; ok {
 			row[3] = "**" + x.ratio(rates[f]).String() + "**"
@@ -485,6 +524,7 @@ func throughput(ctx context.Context, b *bench, r *section) error {
 		}
 		rows = append(rows, row)
 	}
+	r.charts = append(r.charts, picture)
 	r.note("%d callers at once; each floor has %d runtimes. Medians of the turns, and what a tenth of them exceed; the ratio is to the floor of the same language.", callers, callers)
 	r.table([]string{"", "invocations", "p90", "÷ floor", "processor time of the daemon, each"}, rows)
 	return nil

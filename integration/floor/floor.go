@@ -167,6 +167,7 @@ func daemon(kind Kind) error {
 		select {
 		case answer := <-inv.answer:
 			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
 			w.Write(answer)
 		case <-r.Context().Done():
 		}
@@ -228,6 +229,7 @@ func (d *desk) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		case inv := <-d.work:
 			d.running.Store(inv.id, inv)
 			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Length", strconv.Itoa(len(inv.event)))
 			w.Header().Set("Lambda-Runtime-Aws-Request-Id", inv.id)
 			w.Header().Set("Lambda-Runtime-Deadline-Ms", deadline())
 			w.Write(inv.event)
