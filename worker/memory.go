@@ -31,14 +31,23 @@ const (
 // reserve is what a new environment of p is expected to hold.
 func (w *Local) reserve(p *pool) int64 { return max(p.need, floorMemory) }
 
-// admit reports whether a new environment of p fits in the budget. When it does
-// not, idle ones are ended, longest idle first, until it will once they are gone.
+// admit reports whether a new environment of p fits in the budget and in what else
+// the host can hold. When it does not, idle ones are ended, longest idle first, until
+// it will once they are gone.
 // The only environment always fits: a host too small for the reserve still works.
 // Called under mu.
 func (w *Local) admit(p *pool) bool {
 	need := w.reserve(p)
 	w.shrink(need)
-	return w.held+need <= w.budget || w.all.n == 0
+	memory := w.held+need <= w.budget
+	room, lack := w.fits(1)
+	if memory && room || w.all.n == 0 {
+		return true
+	}
+	if w.lack = lack; !memory {
+		w.lack = nil
+	}
+	return false
 }
 
 // shrink ends idle environments until need more bytes will fit. Called under mu.
@@ -91,6 +100,7 @@ func (w *Local) sample() {
 		w.setBudget(available, err)
 	}
 	w.shrink(0)
+	w.fits(0)
 	w.pump()
 	w.mu.Unlock()
 }
@@ -182,39 +192,21 @@ func meminfo(name string) (int64, error) {
 // groupMemory returns limit and use of this process's own control group, v2 or
 // v1, without what the kernel can take back. ok is false without a limit.
 func groupMemory() (limit, used int64, ok bool) {
-	b, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return 0, 0, false
-	}
-	for line := range strings.Lines(string(b)) {
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(f) != 3 {
-			continue
+	ownGroups("memory", func(dir string, unified bool) bool {
+		most, now, cache := "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+		if unified {
+			most, now, cache = "memory.max", "memory.current", "inactive_file"
 		}
-		var dir, max, now, cache string
-		switch {
-		case f[1] == "":
-			dir, max, now, cache = "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-		case f[1] == "memory":
-			dir, max, now, cache = "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-		default:
-			continue
+		l, err := readNumber(path.Join(dir, most))
+		if err != nil {
+			return false
 		}
-		// In a container whose group is the root of what it sees, the path
-		// given may not exist: then its own root is meant.
-		for _, d := range []string{path.Join(dir, f[2]), dir} {
-			l, err := readNumber(path.Join(d, max))
-			if err != nil {
-				continue
-			}
-			u, err := readNumber(path.Join(d, now))
-			if err != nil || l >= 1<<60 {
-				break
-			}
-			return l, u - statNumber(path.Join(d, "memory.stat"), cache), true
+		if u, err := readNumber(path.Join(dir, now)); err == nil && l < 1<<60 {
+			limit, used, ok = l, u-statNumber(path.Join(dir, "memory.stat"), cache), true
 		}
-	}
-	return 0, 0, false
+		return ok
+	})
+	return limit, used, ok
 }
 
 func readNumber(file string) (int64, error) {

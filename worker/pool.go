@@ -174,7 +174,7 @@ func (w *Local) enqueue(p *pool) {
 	}
 }
 
-// pump starts what is wanted as far as gate and memory allow: for requests that
+// pump starts what is wanted as far as gate, memory and room allow: for requests that
 // wait and for what is provisioned in turn.
 func (w *Local) pump() {
 	w.short = false
@@ -238,6 +238,7 @@ func (w *Local) launch(p *pool, ahead bool) {
 		memory: w.reserve(p),
 	}
 	w.slots--
+	w.launched++
 	w.held += inst.memory
 	w.states[starting]++
 	w.all.push(inst)
@@ -474,6 +475,7 @@ func (w *Local) settle(inst *instance) {
 		w.measured -= inst.memory
 	}
 	w.all.remove(inst)
+	w.roomsRead = time.Time{}
 	p.living--
 	p.function.living--
 	for _, o := range p.function.pools {

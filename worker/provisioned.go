@@ -2,7 +2,7 @@ package worker
 
 import (
 	"errors"
-	"fmt"
+	"strings"
 	"time"
 
 	"github.com/lambdad/lambdad"
@@ -82,7 +82,8 @@ func (w *Local) Provisioned(v *lambdad.Version) lambdad.Provisioned {
 	case w.plain:
 		s.Failure = "Isolation tier plain runs one environment of a function at a time and initialises none ahead."
 	case s.Failure == "" && !a.shortAt.IsZero() && time.Since(a.shortAt) > w.cfg.WaitLimit:
-		s.Failure = fmt.Sprintf("No memory for another environment: %d MiB are held of a budget of %d MiB.", w.held>>20, w.budget>>20)
+		text := w.shortage().Error()
+		s.Failure = strings.ToUpper(text[:1]) + text[1:] + "."
 	}
 	return s
 }

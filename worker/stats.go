@@ -17,9 +17,9 @@ type Stats struct {
 
 	WaitCount    int64         // requests that found no idle environment
 	WaitDuration time.Duration // how long those waited
-	// Environments that were ended because memory was needed, because they were
-	// idle for long, because their version is no more.
-	MemoryClosed, IdleClosed, VersionClosed int64
+	// Environments that were ended because memory was needed, because descriptors or
+	// processes were, because they were idle for long, because their version is no more.
+	MemoryClosed, RoomClosed, IdleClosed, VersionClosed int64
 
 	// Telemetry that subscribers were too slow for.
 	DroppedRecords, DroppedBytes int64
@@ -27,8 +27,8 @@ type Stats struct {
 
 // counters are what of Stats only grows. The first two are of cold starts alone.
 type counters struct {
-	waits, waited                           atomic.Int64
-	memoryClosed, idleClosed, versionClosed int64 // under mu
+	waits, waited                                       atomic.Int64
+	memoryClosed, roomClosed, idleClosed, versionClosed int64 // under mu
 }
 
 // Stats returns the numbers of this moment.
@@ -39,7 +39,7 @@ func (w *Local) Stats() Stats {
 		MemoryBudget: w.budget, MemoryHeld: w.held, Environments: w.all.n, Waiting: w.waiting,
 		InUse: w.states[busy], Idle: w.states[idle],
 		WaitCount: w.counters.waits.Load(), WaitDuration: time.Duration(w.counters.waited.Load()),
-		MemoryClosed: w.counters.memoryClosed, IdleClosed: w.counters.idleClosed, VersionClosed: w.counters.versionClosed,
+		MemoryClosed: w.counters.memoryClosed, RoomClosed: w.counters.roomClosed, IdleClosed: w.counters.idleClosed, VersionClosed: w.counters.versionClosed,
 		DroppedRecords: w.drops.Records.Load(), DroppedBytes: w.drops.Bytes.Load(),
 	}
 }

@@ -12,8 +12,10 @@
 // Starts pass a gate, because two hundred interpreters starting on two cores all
 // miss their limit, and they are admitted by memory: what environments really
 // hold, measured, plus a reserve for those starting, must stay within the budget.
-// When it does not, idle environments are retired, longest idle first; then
-// requests wait a bounded time and are throttled. An environment is also retired
+// So must file descriptors and processes within what the host allows (room.go).
+// When one does not, idle environments are retired, longest idle first, never one in
+// use and none that is provisioned; then requests wait a bounded time and are
+// throttled with the reason. An environment is also retired
 // when it has been idle for the idle timeout or its version has changed.
 //
 // An environment that became free is one that said so (OnIdle), not one whose
@@ -131,7 +133,11 @@ type Local struct {
 	measured  int64         // bytes: the part of held that is not only reserved
 	freeing   int64         // bytes: the part of held that ends
 	budget    int64
-	short     bool // the first in queue waits for memory
+	short     bool  // the first in queue waits for memory or other room
+	lack      *room // that was short last; nil: memory
+	rooms     []*room
+	roomsRead time.Time // zero: what was read holds no more
+	launched  int64     // starts since then
 	draining  bool
 	killed    bool
 	drained   chan struct{} // closed when draining and nothing is left
@@ -140,6 +146,7 @@ type Local struct {
 // NewLocal makes a worker. Run does its background work; Drain ends it.
 func NewLocal(cfg Config) *Local {
 	w := newLocal(cfg)
+	w.rooms = hostRooms()
 	w.build = w.create
 	return w
 }
@@ -203,8 +210,8 @@ func (c Config) withDefaults() Config {
 // Invoke runs one invocation and returns the answer of the runtime, or what the
 // platform says in its place. The end of ctx ends the wait and is returned as its
 // cause; an invocation that was handed over goes on. All other errors are
-// *lambdad.Error: TooManyRequestsException when memory is short for longer than
-// the wait limit, ServiceException when an environment cannot be built or the
+// *lambdad.Error: TooManyRequestsException when memory, descriptors or processes are
+// short for longer than the wait limit, and which is its cause, ServiceException when an environment cannot be built or the
 // server stops, and what Runtimes and Archives have a name for.
 //
 // The unit is held until the environment is free again, later than the answer if
@@ -295,8 +302,8 @@ func (w *Local) await(ctx context.Context, p *pool, wt *waiter, patient bool) (i
 			w.abandon(p, wt)
 			return nil, 0, fmt.Errorf("wait for an environment of %s: %w", p.name, context.Cause(ctx))
 		case <-limit.C:
-			if w.throttle(p, wt) {
-				return nil, 0, lambdad.Throttled("ConcurrentInvocationLimitExceeded")
+			if err := w.throttle(p, wt); err != nil {
+				return nil, 0, err
 			}
 			// The wait is for the gate or for a start under way: those pass.
 			limit.Reset(w.cfg.WaitLimit/10 + 1)
@@ -338,17 +345,19 @@ func (w *Local) abandon(p *pool, wt *waiter) {
 	}
 }
 
-// throttle takes a waiter out if memory is what it waits for.
-func (w *Local) throttle(p *pool, wt *waiter) bool {
+// throttle takes a waiter out if room for an environment is what it waits for, and
+// returns what to tell it.
+func (w *Local) throttle(p *pool, wt *waiter) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	i := slices.Index(p.waiting, wt)
-	if i < p.starting || !w.short {
-		return false
+	if i < p.starting || !w.short || !w.removeWaiter(p, wt) {
+		return nil
 	}
-	w.log.Warn("throttled: no memory for another environment", "function", p.name, "version", p.number,
-		"held", w.held, "budget", w.budget, "waited", w.cfg.WaitLimit)
-	return w.removeWaiter(p, wt)
+	err := lambdad.Throttled("ConcurrentInvocationLimitExceeded")
+	err.Err = w.shortage()
+	w.log.Warn("throttled", "function", p.name, "version", p.number, "err", err.Err, "waited", w.cfg.WaitLimit)
+	return err
 }
 
 func (w *Local) removeWaiter(p *pool, wt *waiter) bool {
