@@ -151,7 +151,7 @@ func (e *Environment) begin() (*generation, error) {
 		subs: subs,
 		api: runtimeapi.New(runtimeapi.Config{
 			AccountID: v.Account, FunctionName: v.Function, FunctionVersion: v.Number, Handler: v.Handler,
-			NoExtensions: err == nil, Subscriptions: subs,
+			NoExtensions: err == nil, Subscriptions: subs, Logger: e.log,
 		}),
 		address: l.Addr().String(),
 		exits:   make(chan *party, lambdad.MaxExtensions+1),

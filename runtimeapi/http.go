@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
-	"log"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lambdad/lambdad"
@@ -38,31 +38,74 @@ func refuse(errorType, message string) *refusal {
 // gone refuses a call whose caller or whose generation is gone: nothing is sent.
 var gone = &refusal{}
 
-// server is the HTTP face of an API.
-type server struct {
-	api  *API
-	http http.Server
-}
-
-func (s *server) init(a *API) {
-	s.api = a
-	s.http = http.Server{
-		Handler:                      a,
-		MaxHeaderBytes:               maxHeader,
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     log.New(io.Discard, "", 0), // says only what processes in the sandbox did
-	}
-	// No timeout anywhere: a call may block for days, frozen. The bound on
-	// connections is what keeps a slow client harmless.
-}
-
 // Serve answers calls on a listener until Close. It owns the listener.
 func (a *API) Serve(l net.Listener) error {
-	err := a.http.Serve(LimitListener(l, maxConnections))
-	if errors.Is(err, http.ErrServerClosed) {
+	defer l.Close()
+	a.mu.Lock()
+	if a.closed {
+		a.mu.Unlock()
 		return nil
 	}
-	return err
+	a.listener = l
+	a.mu.Unlock()
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			select {
+			case <-a.living.Done():
+				return nil
+			default:
+			}
+			if !passing(err) {
+				return err
+			}
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-a.living.Done():
+			}
+			continue
+		}
+		if !a.admit(nc) {
+			nc.Close()
+		}
+	}
+}
+
+// passing reports whether a listener may do better soon: what it lacks is others'.
+func passing(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// admit begins to serve a connection, unless there are too many: one too many is
+// closed at once, so that a flood costs the process that makes it and no other.
+func (a *API) admit(nc net.Conn) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed || len(a.conns) >= maxConnections {
+		return false
+	}
+	a.conns[nc] = struct{}{}
+	a.calls.Add(1)
+	go func() {
+		defer a.calls.Done()
+		defer func() {
+			// What a process sends must not end the daemon, whatever it is.
+			if p := recover(); p != nil {
+				a.cfg.Logger.Error("panic while serving a process in a sandbox", "panic", p, "stack", string(debug.Stack()))
+			}
+			a.mu.Lock()
+			delete(a.conns, nc)
+			a.mu.Unlock()
+			nc.Close()
+		}()
+		newConn(a, nc).run()
+	}()
+	return true
 }
 
 // Close ends the generation: the listener and all connections are closed, calls
@@ -70,184 +113,233 @@ func (a *API) Serve(l net.Listener) error {
 // the last of them is over.
 func (a *API) Close() {
 	a.mu.Lock()
-	a.closed = true
+	if !a.closed {
+		a.closed = true
+		a.hangUp()
+	}
 	a.current = nil
+	if a.listener != nil {
+		a.listener.Close()
+	}
+	for nc := range a.conns {
+		nc.Close()
+	}
+	a.settled.Broadcast()
 	a.mu.Unlock()
-	a.http.Close()
 	a.calls.Wait()
 }
 
-// ServeHTTP implements http.Handler.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a.mu.Lock()
-	if a.closed {
-		a.mu.Unlock()
-		panic(http.ErrAbortHandler)
-	}
-	a.calls.Add(1)
-	a.mu.Unlock()
-	defer a.calls.Done()
-	w.Header()["Date"] = nil
+// A route is what a call asks for.
+type route int
 
-	path := r.URL.Path
-	if rest, ok := strings.CutPrefix(path, "/2018-06-01/"); ok {
-		a.serveRuntime(w, r, rest)
+const (
+	unknown route = iota
+	routeNext
+	routeResponse
+	routeError
+	routeInitError
+	routePing
+	routeRegister
+	routeEventNext
+	routeReportInit
+	routeReportExit
+	routeTelemetry
+	routeLogs
+)
+
+// methods of the routes.
+var methods = [...]string{
+	routeNext: "GET", routeResponse: "POST", routeError: "POST", routeInitError: "POST", routePing: "GET",
+	routeRegister: "POST", routeEventNext: "GET", routeReportInit: "POST", routeReportExit: "POST",
+	routeTelemetry: "PUT", routeLogs: "PUT",
+}
+
+// routeOf finds the route of a path, and the request id in it.
+func routeOf(path []byte, extensions bool) (to route, id []byte) {
+	if rest, ok := bytes.CutPrefix(path, []byte("/2018-06-01/runtime/invocation/")); ok {
+		id, what, _ := bytes.Cut(rest, []byte{'/'})
+		switch {
+		case string(rest) == "next":
+			return routeNext, nil
+		case string(what) == "response":
+			return routeResponse, id
+		case string(what) == "error":
+			return routeError, id
+		}
+		return unknown, nil
+	}
+	switch string(path) {
+	case "/2018-06-01/runtime/init/error":
+		return routeInitError, nil
+	case "/2018-06-01/ping":
+		return routePing, nil
+	}
+	if !extensions {
+		return unknown, nil
+	}
+	switch string(path) {
+	case "/2020-01-01/extension/event/next":
+		to = routeEventNext
+	case "/2020-01-01/extension/register":
+		to = routeRegister
+	case "/2020-01-01/extension/init/error":
+		to = routeReportInit
+	case "/2020-01-01/extension/exit/error":
+		to = routeReportExit
+	case "/2022-07-01/telemetry", "/2022-07-01/telemetry/":
+		to = routeTelemetry
+	case "/2020-08-15/logs", "/2020-08-15/logs/":
+		to = routeLogs
+	}
+	return to, nil
+}
+
+// serve answers one call. No timeout anywhere: it may block for days, frozen. The
+// bound on connections is what keeps a slow client harmless.
+func (a *API) serve(c *conn, r *request) {
+	c.closing = r.last
+	to, id := routeOf(r.path, !a.cfg.NoExtensions)
+	if to == unknown {
+		c.empty(r, http.StatusNotFound, "")
 		return
 	}
-	if !a.cfg.NoExtensions {
-		if rest, ok := strings.CutPrefix(path, "/2020-01-01/extension/"); ok {
-			a.serveExtension(w, r, rest)
-			return
-		}
-		switch strings.TrimSuffix(path, "/") {
-		case "/2022-07-01/telemetry":
-			a.serveSubscribe(w, r, false)
-			return
-		case "/2020-08-15/logs":
-			a.serveSubscribe(w, r, true)
-			return
-		}
-	}
-	empty(w, http.StatusNotFound)
-}
-
-func (a *API) serveRuntime(w http.ResponseWriter, r *http.Request, path string) {
-	if rest, ok := strings.CutPrefix(path, "runtime/invocation/"); ok {
-		if rest == "next" {
-			if method(w, r, http.MethodGet) {
-				a.serveNext(w, r)
-			}
-			return
-		}
-		id, what, _ := strings.Cut(rest, "/")
-		switch what {
-		case "response":
-			if method(w, r, http.MethodPost) {
-				a.serveResponse(w, r, id)
-			}
-			return
-		case "error":
-			if method(w, r, http.MethodPost) {
-				a.serveError(w, r, id)
-			}
-			return
-		}
-	}
-	switch path {
-	case "runtime/init/error":
-		if method(w, r, http.MethodPost) {
-			a.serveInitError(w, r)
-		}
-	case "ping":
-		if method(w, r, http.MethodGet) {
-			w.Header()["Content-Type"] = textPlain
-			io.WriteString(w, "pong")
-		}
-	default:
-		empty(w, http.StatusNotFound)
-	}
-}
-
-func (a *API) serveExtension(w http.ResponseWriter, r *http.Request, path string) {
-	switch path {
-	case "register":
-		if method(w, r, http.MethodPost) {
-			a.serveRegister(w, r)
-		}
-	case "event/next":
-		if method(w, r, http.MethodGet) {
-			a.serveEventNext(w, r)
-		}
-	case "init/error", "exit/error":
-		if method(w, r, http.MethodPost) {
-			a.serveReport(w, r, path == "exit/error")
-		}
-	default:
-		empty(w, http.StatusNotFound)
-	}
-}
-
-func (a *API) serveNext(w http.ResponseWriter, r *http.Request) {
-	inv, no := a.next(r.Header.Get("User-Agent"), r.Context().Done())
-	if no != nil {
-		no.send(w)
+	if string(r.method) != methods[to] {
+		c.empty(r, http.StatusMethodNotAllowed, "Allow: "+methods[to]+"\r\n")
 		return
 	}
-	h := w.Header()
-	for i, name := range invocationHeaders {
-		if inv.headers[i] != "" {
-			h[name] = inv.headers[i : i+1 : i+1]
-		}
-	}
-	w.Write(inv.Payload)
-	if http.NewResponseController(w).Flush() != nil {
-		a.mu.Lock()
-		a.hand()
-		a.mu.Unlock()
+	switch to {
+	case routeNext:
+		a.serveNext(c, r)
+	case routeResponse:
+		a.serveResponse(c, r, id)
+	case routeError:
+		a.serveError(c, r, id)
+	case routeInitError:
+		a.serveInitError(c, r)
+	case routePing:
+		c.skip(r, unread)
+		c.end(append(c.out[:0], "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"...), []byte("pong"))
+	case routeRegister:
+		a.serveRegister(c, r)
+	case routeEventNext:
+		a.serveEventNext(c, r)
+	case routeReportInit, routeReportExit:
+		a.serveReport(c, r, to == routeReportExit)
+	case routeTelemetry, routeLogs:
+		a.serveSubscribe(c, r, to == routeLogs)
 	}
 }
 
-func (a *API) serveResponse(w http.ResponseWriter, r *http.Request, id string) {
+func (a *API) serveNext(c *conn, r *request) {
+	c.skip(r, unread)
+	payload, waiting, no := a.next(c, r.values[userAgent])
+	switch {
+	case no != nil:
+		c.refuse(r, no)
+	case !waiting:
+		c.send(c.out)
+		if len(payload) > 0 {
+			c.send(payload)
+		}
+		c.keep(c.out)
+	case !c.await():
+		a.left(c)
+	}
+}
+
+func (a *API) serveEventNext(c *conn, r *request) {
+	c.skip(r, unread)
+	x, waiting, no := a.eventNext(c, r.values[extensionID])
+	switch {
+	case no != nil:
+		c.refuse(r, no)
+	case !waiting:
+		a.delivered(c, c.send(c.out))
+	case !c.await():
+		a.eventLeft(c, x)
+	}
+}
+
+func (a *API) serveResponse(c *conn, r *request, id []byte) {
 	inv, no := a.answering(id, Responding)
 	if no != nil {
-		no.send(w)
+		c.refuse(r, no)
 		return
 	}
-	if mode, ok := r.Header["Lambda-Runtime-Function-Response-Mode"]; ok && (len(mode) != 1 || mode[0] != "streaming") {
+	if r.modes > 0 && (r.modes > 1 || string(r.values[responseMode]) != "streaming") {
 		a.answered(inv, Answer{
 			Payload:       []byte(`{"errorType":"` + ErrResponseMode + `","errorMessage":""}`),
 			FunctionError: true, ErrorType: ErrResponseMode,
 		}, time.Time{})
-		(&refusal{http.StatusBadRequest, "InvalidFunctionResponseMode", "Invalid function response mode"}).send(w)
+		c.refuse(r, &refusal{http.StatusBadRequest, "InvalidFunctionResponseMode", "Invalid function response mode"})
 		return
 	}
-	ans, first, no := readAnswer(r, inv.RequestID, lambdad.MaxResponsePayload)
-	if no == nil && !ans.FunctionError {
+	ans, first, no := c.readAnswer(r, inv.RequestID, lambdad.MaxResponsePayload)
+	if no == nil && r.trailer != nil {
 		// A stream ends with its fate (runtime-api.md section 7).
-		if t := r.Trailer.Get("Lambda-Runtime-Function-Error-Type"); t != "" {
-			ans.FunctionError, ans.ErrorType = true, SanitizeErrorType(t)
-		}
+		ans.FunctionError, ans.ErrorType = true, SanitizeErrorType(string(r.trailer))
 	}
-	a.finish(w, inv, ans, first, no)
+	a.finish(c, r, inv, ans, first, no)
 }
 
-func (a *API) serveError(w http.ResponseWriter, r *http.Request, id string) {
+func (a *API) serveError(c *conn, r *request, id []byte) {
 	inv, no := a.answering(id, RespondingErr)
 	if no != nil {
-		no.send(w)
+		c.refuse(r, no)
 		return
 	}
-	ans, first, no := readAnswer(r, inv.RequestID, maxErrorBody)
-	if no == nil {
-		ans.FunctionError = true
-		ans.ErrorType = SanitizeErrorType(r.Header.Get("Lambda-Runtime-Function-Error-Type"))
-		ans.Payload = withoutCause(r.Header.Get("Content-Type"), ans.Payload)
+	ans, first, no := c.readFailure(r, inv.RequestID)
+	a.finish(c, r, inv, ans, first, no)
+}
+
+func (a *API) serveInitError(c *conn, r *request) {
+	if no := a.initFailing(); no != nil {
+		c.refuse(r, no)
+		return
 	}
-	a.finish(w, inv, ans, first, no)
+	ans, _, no := c.readFailure(r, "")
+	a.initFailed(ans)
+	if no != nil {
+		c.refuse(r, no)
+		return
+	}
+	c.accepted(r)
 }
 
 // finish hands the answer over and only then tells the runtime.
-func (a *API) finish(w http.ResponseWriter, inv *Invocation, ans Answer, first time.Time, no *refusal) {
+func (a *API) finish(c *conn, r *request, inv *Invocation, ans Answer, first time.Time, no *refusal) {
 	ok := a.answered(inv, ans, first)
 	switch {
 	case no != nil:
-		no.send(w)
+		c.refuse(r, no)
 	case !ok:
-		(&refusal{http.StatusBadRequest, "InvalidRequestID", "Invalid request ID"}).send(w)
+		c.refuse(r, &refusal{http.StatusBadRequest, "InvalidRequestID", "Invalid request ID"})
 	default:
-		accepted(w)
+		c.accepted(r)
 	}
+}
+
+// readFailure reads the body of a post to an error route.
+func (c *conn) readFailure(r *request, requestID string) (ans Answer, first time.Time, no *refusal) {
+	kind, content := SanitizeErrorType(string(r.values[errorType])), string(r.values[contentType])
+	if ans, first, no = c.readAnswer(r, requestID, maxErrorBody); no == nil {
+		ans.FunctionError, ans.ErrorType = true, kind
+		ans.Payload = withoutCause(content, ans.Payload)
+	}
+	return ans, first, no
 }
 
 // readAnswer reads the body of an answer. What it cannot accept becomes the
 // error that the caller of the function sees, and a refusal for the runtime.
-func readAnswer(r *http.Request, requestID string, limit int) (ans Answer, first time.Time, no *refusal) {
-	body, first, err := readBody(r, limit)
+func (c *conn) readAnswer(r *request, requestID string, limit int) (ans Answer, first time.Time, no *refusal) {
+	body, first, err := c.body(r, limit)
 	switch {
 	case err == nil:
 		return Answer{Payload: body}, first, nil
 	case errors.Is(err, errTooLarge):
-		discard(r.Body)
+		// A client that is cut off while it sends often reports a broken connection
+		// rather than the answer.
+		c.skip(r, maxDiscard)
 		text := "payload size exceeded maximum allowed payload size (" + strconv.Itoa(lambdad.MaxResponsePayload) + " bytes)."
 		return Answer{
 				Payload:       []byte(`{"errorMessage":"Response ` + text + `","errorType":"` + ErrTooLarge + `"}`),
@@ -259,45 +351,6 @@ func readAnswer(r *http.Request, requestID string, limit int) (ans Answer, first
 		Payload:       ErrorPayload(ErrTruncated, requestID, "HTTP request detected as truncated"),
 		FunctionError: true, ErrorType: ErrTruncated,
 	}, first, &refusal{http.StatusBadRequest, "TruncatedHTTPRequest", "HTTP request detected as truncated"}
-}
-
-var errTooLarge = errors.New("runtimeapi: body too large")
-
-// readBody reads a body of at most limit bytes, and says when its first byte came.
-func readBody(r *http.Request, limit int) (body []byte, first time.Time, err error) {
-	if r.ContentLength > int64(limit) {
-		return nil, first, errTooLarge
-	}
-	size := 512
-	if r.ContentLength >= 0 {
-		size = int(r.ContentLength) + 1 // and the end, without growing
-	}
-	buf := make([]byte, 0, size)
-	for {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := r.Body.Read(buf[len(buf):cap(buf)])
-		if n > 0 && first.IsZero() {
-			first = time.Now()
-		}
-		buf = buf[:len(buf)+n]
-		if len(buf) > limit {
-			return nil, first, errTooLarge
-		}
-		if err == io.EOF {
-			return buf, first, nil
-		}
-		if err != nil {
-			return nil, first, err
-		}
-	}
-}
-
-// discard reads on for a while: a client that is cut off while it sends often
-// reports a broken connection rather than the answer.
-func discard(body io.Reader) {
-	io.CopyN(io.Discard, body, maxDiscard)
 }
 
 // withoutCause turns an error with its cause for tracing into what the caller
@@ -323,30 +376,11 @@ func withoutCause(contentType string, body []byte) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-func (a *API) serveInitError(w http.ResponseWriter, r *http.Request) {
-	if no := a.initFailing(); no != nil {
-		no.send(w)
-		return
-	}
-	ans, _, no := readAnswer(r, "", maxErrorBody)
-	if no == nil {
-		ans.FunctionError = true
-		ans.ErrorType = SanitizeErrorType(r.Header.Get("Lambda-Runtime-Function-Error-Type"))
-		ans.Payload = withoutCause(r.Header.Get("Content-Type"), ans.Payload)
-	}
-	a.initFailed(ans)
-	if no != nil {
-		no.send(w)
-		return
-	}
-	accepted(w)
-}
-
-func (a *API) serveRegister(w http.ResponseWriter, r *http.Request) {
-	name := r.Header.Get("Lambda-Extension-Name")
+func (a *API) serveRegister(c *conn, r *request) {
+	name, features := string(r.values[extensionName]), string(r.values[acceptFeature])
 	var no *refusal
 	var x *extension
-	body, _, err := readBody(r, maxRegister)
+	body, _, err := c.body(r, maxRegister)
 	switch {
 	case len(name) > 1024:
 		no = refuse("Extension.InvalidExtensionName", "Extension name is too long")
@@ -356,12 +390,12 @@ func (a *API) serveRegister(w http.ResponseWriter, r *http.Request) {
 		x, no = a.register(name, body)
 	}
 	if no != nil {
-		no.send(w)
+		c.refuse(r, no)
 		return
 	}
 	b := make([]byte, 0, 256)
 	b = append(b, '{')
-	for feature := range strings.SplitSeq(r.Header.Get("Lambda-Extension-Accept-Feature"), ",") {
+	for feature := range strings.SplitSeq(features, ",") {
 		if strings.TrimSpace(feature) == "accountId" {
 			b = append(b, `"accountId":`...)
 			b = appendString(b, a.cfg.AccountID)
@@ -376,74 +410,26 @@ func (a *API) serveRegister(w http.ResponseWriter, r *http.Request) {
 	b = append(b, `,"handler":`...)
 	b = appendString(b, a.cfg.Handler)
 	b = append(b, '}')
-	w.Header()["Lambda-Extension-Identifier"] = []string{x.id}
-	reply(w, http.StatusOK, b)
+	c.reply(r, "200 OK", "Lambda-Extension-Identifier: "+x.id+"\r\n", b)
 }
 
-func (a *API) serveEventNext(w http.ResponseWriter, r *http.Request) {
-	id, no := checkIdentifier(r.Header.Get("Lambda-Extension-Identifier"))
-	if no != nil {
-		no.send(w)
-		return
-	}
-	x, ev, no := a.eventNext(id, r.Context().Done())
-	if no != nil {
-		no.send(w)
-		return
-	}
-	h := w.Header()
-	h["Lambda-Extension-Identifier"] = []string{id}
-	h["Lambda-Extension-Event-Identifier"] = []string{newIdentifier()}
-	reply(w, http.StatusOK, ev.body)
-	if http.NewResponseController(w).Flush() != nil {
-		a.undelivered(x, ev)
-	}
-}
-
-func (a *API) serveReport(w http.ResponseWriter, r *http.Request, exit bool) {
-	id, no := checkIdentifier(r.Header.Get("Lambda-Extension-Identifier"))
+func (a *API) serveReport(c *conn, r *request, exit bool) {
+	id, no := checkIdentifier(r.values[extensionID])
 	if no == nil {
-		no = a.report(id, r.Header.Get("Lambda-Extension-Function-Error-Type"), exit)
+		no = a.report(id, string(r.values[extensionErrorType]), exit)
 	}
 	if no != nil {
-		no.send(w)
+		c.refuse(r, no)
 		return
 	}
-	accepted(w)
+	c.accepted(r)
 }
 
-var (
-	applicationJSON = []string{"application/json"}
-	textPlain       = []string{"text/plain; charset=utf-8"}
-	statusOK        = []byte("{\"status\":\"OK\"}\n")
-)
-
-func accepted(w http.ResponseWriter) { reply(w, http.StatusAccepted, statusOK) }
-
-func reply(w http.ResponseWriter, status int, body []byte) {
-	h := w.Header()
-	h["Content-Type"] = applicationJSON
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
-	w.WriteHeader(status)
-	w.Write(body)
-}
-
-func empty(w http.ResponseWriter, status int) {
-	w.Header()["Content-Length"] = []string{"0"}
-	w.WriteHeader(status)
-}
-
-func method(w http.ResponseWriter, r *http.Request, want string) bool {
-	if r.Method != want {
-		w.Header()["Allow"] = []string{want}
-		empty(w, http.StatusMethodNotAllowed)
-	}
-	return r.Method == want
-}
-
-func (no *refusal) send(w http.ResponseWriter) {
+// refuse answers a call with an error, if there is anybody to answer.
+func (c *conn) refuse(r *request, no *refusal) {
 	if no.status == 0 {
-		panic(http.ErrAbortHandler) // nobody is there to answer
+		c.closing = true
+		return
 	}
 	var b bytes.Buffer
 	// The encoder escapes HTML and ends with a newline, as AWS's does.
@@ -453,7 +439,7 @@ func (no *refusal) send(w http.ResponseWriter) {
 	}{no.message, no.errorType}) != nil {
 		b.Reset()
 	}
-	reply(w, no.status, b.Bytes())
+	c.reply(r, strconv.Itoa(no.status)+" "+http.StatusText(no.status), "", b.Bytes())
 }
 
 // LimitListener bounds the connections that are open at once; one too many is
@@ -493,5 +479,3 @@ func (c *counted) Close() error {
 	c.once.Do(func() { <-c.free })
 	return err
 }
-
-var _ http.Handler = (*API)(nil)

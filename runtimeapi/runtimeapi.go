@@ -18,7 +18,12 @@
 package runtimeapi
 
 import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
+	"log/slog"
+	"net"
 	"regexp"
 	"slices"
 	"strconv"
@@ -66,6 +71,8 @@ type Config struct {
 	NoExtensions bool
 	// Subscriptions are those of the generation; nil refuses all.
 	Subscriptions *telemetry.Subscriptions
+	// Logger hears of this side's own faults; nil: nobody does.
+	Logger *slog.Logger
 }
 
 // An Invocation is one event for the runtime and the extensions that want it.
@@ -79,8 +86,6 @@ type Invocation struct {
 	// Answer is called at most once, when the runtime's answer was received in
 	// full, on the goroutine of its request and before the runtime is told so.
 	Answer func(Answer)
-
-	headers [8]string // values for the runtime
 }
 
 // An Answer is what a runtime answered, or what its failing to do so means.
@@ -123,15 +128,22 @@ type ExtensionStatus struct {
 type API struct {
 	cfg     Config
 	changed chan struct{}
-	server
+	living  context.Context // ends with Close
+	hangUp  context.CancelFunc
+	calls   sync.WaitGroup // connections, and writes that take long
+	giving  []*conn        // of Release, kept for its room
 
 	mu       sync.Mutex
+	settled  sync.Cond // an event has reached an extension, or has not
 	closed   bool
-	calls    sync.WaitGroup
+	listener net.Listener
+	conns    map[net.Conn]struct{}
 	state    string // of the runtime
 	regOpen  bool
-	waiters  []chan *Invocation // calls of next, oldest first
+	waiters  []*conn // with calls of next, oldest first
 	current  *Invocation
+	head     []byte // of the answer to next that is current, but for its end
+	invoked  event  // INVOKE for extensions
 	progress Progress
 	initErr  *Answer
 	fatal    string // first error type that an extension or the runtime reported
@@ -150,23 +162,25 @@ type extension struct {
 	stop      bool
 	state     string
 	errorType string
-	waiting   chan struct{} // closed when pending was set; nil when no call waits
-	pending   *event        // not yet delivered
-	told      bool          // of the shutdown
-	later     bool          // it is not to be told of it yet
-	since     time.Time     // it registered
-	asked     time.Time     // it last became Ready
+	waiting   *conn     // with a call that waits for an event; nil: none does
+	pending   *event    // not yet delivered
+	giving    bool      // pending is on its way to a call
+	told      bool      // of the shutdown
+	later     bool      // it is not to be told of it yet
+	since     time.Time // it registered
+	asked     time.Time // it last became Ready
 }
 
-type event struct {
-	body       []byte
-	invocation bool
-}
+type event struct{ body []byte }
 
 // New makes an API in the state before any process was started.
 func New(cfg Config) *API {
-	a := &API{cfg: cfg, changed: make(chan struct{}, 1), state: Started, regOpen: true}
-	a.server.init(a)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &API{cfg: cfg, changed: make(chan struct{}, 1), state: Started, regOpen: true, conns: map[net.Conn]struct{}{}}
+	a.settled.L = &a.mu
+	a.living, a.hangUp = context.WithCancel(context.Background())
 	return a
 }
 
@@ -258,43 +272,112 @@ func (a *API) Agent() string {
 	return a.agent
 }
 
-// Release hands out an invocation: to the extensions that want it, then to the
-// runtime. All must be Ready.
+// Release hands out an invocation: to the runtime, then to the extensions that want
+// it. All must be Ready. It does not wait for any of them.
 func (a *API) Release(inv *Invocation) {
-	inv.prepare()
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.current = inv
+	a.head = inv.appendHead(a.head[:0])
 	a.progress = Progress{Released: time.Now()}
-	var ev *event
+	a.state = Running
+	a.giving = a.giving[:0]
+	told := false
 	for _, x := range a.extensions {
 		if !x.invoke || x.state != Ready {
 			continue
 		}
-		if ev == nil {
-			ev = &event{body: inv.invokeEvent(), invocation: true}
+		if !told { // nobody has the one before any more
+			told, a.invoked.body = true, inv.appendEvent(a.invoked.body[:0])
 		}
-		x.give(ev)
+		if c := a.give(x, &a.invoked); c != nil {
+			a.giving = append(a.giving, c)
+		}
 	}
-	a.state = Running
-	a.hand()
+	c, payload := a.first()
+	a.mu.Unlock()
+	// The caller waits for the runtime alone, so that has its event first.
+	if c != nil {
+		c.push(payload)
+	}
+	for _, c := range a.giving {
+		c.push(nil)
+	}
 }
 
-// hand gives the current event to the call of next that waits longest. If none
-// does it is delivered when one comes.
+// hand gives the current event to another call of next: the one before was gone. If
+// none waits the event is delivered when one comes.
 func (a *API) hand() {
-	if len(a.waiters) > 0 && a.state == Running {
-		a.waiters[0] <- a.current
-		a.waiters = a.waiters[1:]
+	a.mu.Lock()
+	c, payload := a.first()
+	a.mu.Unlock()
+	if c != nil {
+		c.push(payload)
 	}
 }
 
-func (x *extension) give(ev *event) {
-	x.state, x.pending = Running, ev
-	if x.waiting != nil {
-		close(x.waiting)
-		x.waiting = nil
+// first takes the call of next that waits longest, and loads it with the current
+// event.
+func (a *API) first() (c *conn, payload []byte) {
+	if len(a.waiters) == 0 || a.state != Running || a.current == nil {
+		return nil, nil
 	}
+	c = a.waiters[0]
+	a.waiters = slices.Delete(a.waiters, 0, 1)
+	return c, a.load(c)
+}
+
+// load puts the current event into a connection's buffer, and returns what is to be
+// written after that.
+func (a *API) load(c *conn) (payload []byte) {
+	payload = a.current.Payload
+	c.out = appendEnd(append(c.out[:0], a.head...), len(payload), c.closing)
+	if len(payload) <= copied {
+		c.out, payload = append(c.out, payload...), nil
+	}
+	return payload
+}
+
+// give lets an extension have an event. It returns the connection that it is to be
+// pushed to; nil: no call waits for it.
+func (a *API) give(x *extension, ev *event) *conn {
+	x.state, x.pending = Running, ev
+	c := x.waiting
+	if c != nil {
+		x.waiting = nil
+		x.load(c)
+	}
+	return c
+}
+
+// load puts the pending event of an extension into a connection's buffer. Until
+// delivered is told how that ended nobody knows whether the extension has it.
+func (x *extension) load(c *conn) {
+	x.giving = true
+	b := append(c.out[:0], "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nLambda-Extension-Identifier: "...)
+	b = append(b, x.id...)
+	b = append(b, "\r\nLambda-Extension-Event-Identifier: "...)
+	b = appendIdentifier(b, &c.id)
+	b = appendEnd(append(b, "\r\n"...), len(x.pending.body), c.closing)
+	c.out = append(b, x.pending.body...)
+}
+
+// delivered ends the delivery of an event over a connection. What did not reach its
+// caller goes to another or waits for the next.
+func (a *API) delivered(c *conn, err error) {
+	x := c.extension
+	if x == nil {
+		if err != nil {
+			a.hand()
+		}
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	x.giving = false
+	if err == nil {
+		x.pending = nil
+	}
+	a.settled.Broadcast()
 }
 
 // Progress tells how far the current invocation got.
@@ -302,10 +385,15 @@ func (a *API) Progress() Progress {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := a.progress
-	if !p.Next.IsZero() && slices.ContainsFunc(a.extensions, func(x *extension) bool { return x.invoke && x.state != Ready }) {
+	if !a.over() {
 		p.AllNext = time.Time{}
 	}
 	return p
+}
+
+// over reports whether nobody is at work for an invocation.
+func (a *API) over() bool {
+	return !a.progress.Next.IsZero() && !slices.ContainsFunc(a.extensions, func(x *extension) bool { return x.invoke && x.state != Ready })
 }
 
 // End forgets the current invocation: posts with its id are refused from now on.
@@ -321,9 +409,9 @@ func (a *API) End() {
 func (a *API) Shutdown(reason string, deadline time.Time, later func(name string) bool) []string {
 	body := []byte(`{"eventType":"SHUTDOWN","shutdownReason":"` + reason + `","deadlineMs":` + strconv.FormatInt(deadline.UnixMilli(), 10) + `}`)
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.shutdown = &event{body: body}
 	var names []string
+	var giving []*conn
 	for _, x := range a.extensions {
 		if !x.external || !x.stop {
 			continue
@@ -335,26 +423,39 @@ func (a *API) Shutdown(reason string, deadline time.Time, later func(name string
 		}
 		names = append(names, x.name)
 		x.later = later != nil && later(x.name)
-		a.tell(x)
+		giving = append(giving, a.tell(x))
 	}
+	a.mu.Unlock()
+	pushAll(giving)
 	return names
 }
 
 // Tell lets an extension have the SHUTDOWN event that Shutdown kept for later.
 func (a *API) Tell(name string) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	var c *conn
 	if x := a.named(name); x != nil {
 		x.later = false
-		a.tell(x)
+		c = a.tell(x)
 	}
+	a.mu.Unlock()
+	pushAll([]*conn{c})
 }
 
-// tell gives the SHUTDOWN event to an extension that asks for an event.
-func (a *API) tell(x *extension) {
+// tell gives the SHUTDOWN event to an extension that asks for an event, as give does.
+func (a *API) tell(x *extension) *conn {
 	if x.state == Ready && a.shutdown != nil && x.stop && !x.told && !x.later {
 		x.told = true
-		x.give(a.shutdown)
+		return a.give(x, a.shutdown)
+	}
+	return nil
+}
+
+func pushAll(list []*conn) {
+	for _, c := range list {
+		if c != nil {
+			c.push(nil)
+		}
 	}
 }
 
@@ -418,37 +519,34 @@ func cleanValue(s string) string {
 	}, s)
 }
 
-func (inv *Invocation) prepare() {
-	contentType := inv.ContentType
-	if contentType == "" {
-		contentType = "application/json"
+// appendHead appends the headers of the runtime's event, but for the length.
+func (inv *Invocation) appendHead(b []byte) []byte {
+	b = append(b, "HTTP/1.1 200 OK\r\nContent-Type: "...)
+	if inv.ContentType == "" {
+		b = append(b, "application/json"...)
 	}
-	inv.headers = [8]string{
-		cleanValue(contentType),
-		strconv.Itoa(len(inv.Payload)),
-		inv.RequestID,
-		strconv.FormatInt(inv.Deadline.UnixMilli(), 10),
-		cleanValue(inv.ARN),
-		cleanValue(inv.TraceID),
-		cleanValue(inv.ClientContext),
-		cleanValue(inv.CognitoIdentity),
-	}
+	b = append(b, cleanValue(inv.ContentType)...)
+	b = append(b, "\r\nLambda-Runtime-Aws-Request-Id: "...)
+	b = append(b, inv.RequestID...)
+	b = append(b, "\r\nLambda-Runtime-Deadline-Ms: "...)
+	b = strconv.AppendInt(b, inv.Deadline.UnixMilli(), 10)
+	b = append(b, "\r\n"...)
+	b = appendHeader(b, "Lambda-Runtime-Invoked-Function-Arn: ", inv.ARN)
+	b = appendHeader(b, "Lambda-Runtime-Trace-Id: ", inv.TraceID)
+	b = appendHeader(b, "Lambda-Runtime-Client-Context: ", inv.ClientContext)
+	return appendHeader(b, "Lambda-Runtime-Cognito-Identity: ", inv.CognitoIdentity)
 }
 
-// invocationHeaders are the names of the values in Invocation.headers.
-var invocationHeaders = [8]string{
-	"Content-Type",
-	"Content-Length",
-	"Lambda-Runtime-Aws-Request-Id",
-	"Lambda-Runtime-Deadline-Ms",
-	"Lambda-Runtime-Invoked-Function-Arn",
-	"Lambda-Runtime-Trace-Id",
-	"Lambda-Runtime-Client-Context",
-	"Lambda-Runtime-Cognito-Identity",
+// appendHeader appends a header that has a value.
+func appendHeader(b []byte, name, value string) []byte {
+	if value == "" {
+		return b
+	}
+	return append(append(append(b, name...), cleanValue(value)...), "\r\n"...)
 }
 
-func (inv *Invocation) invokeEvent() []byte {
-	b := make([]byte, 0, 384)
+// appendEvent appends the INVOKE event.
+func (inv *Invocation) appendEvent(b []byte) []byte {
 	b = append(b, `{"eventType":"INVOKE","deadlineMs":`...)
 	b = strconv.AppendInt(b, inv.Deadline.UnixMilli(), 10)
 	b = append(b, `,"requestId":`...)
@@ -495,6 +593,19 @@ func ErrorPayload(errorType, requestID, text string) []byte {
 
 // newIdentifier makes an extension or event identifier.
 func newIdentifier() string { return uuid.NewString() }
+
+// appendIdentifier appends a new identifier, using id for its room.
+func appendIdentifier(b []byte, id *[16]byte) []byte {
+	rand.Read(id[:])
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // version 4
+	for i, end := range [...]int{4, 6, 8, 10, 16} {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, id[[...]int{0, 4, 6, 8, 10}[i]:end])
+	}
+	return b
+}
 
 // registration is the body of a register call.
 type registration struct {
@@ -573,81 +684,80 @@ func (a *API) identified(id, unknown string) (*extension, *refusal) {
 }
 
 // checkIdentifier refuses what cannot be an identifier and returns its plain form.
-func checkIdentifier(header string) (string, *refusal) {
-	if header == "" {
+func checkIdentifier(header []byte) (string, *refusal) {
+	if len(header) == 0 {
 		return "", refuse("Extension.MissingExtensionIdentifier", "Missing Lambda-Extension-Identifier header")
 	}
-	id, err := uuid.Parse(header)
+	id, err := uuid.ParseBytes(header)
 	if err != nil {
 		return "", refuse("Extension.InvalidExtensionIdentifier", "Invalid Lambda-Extension-Identifier")
 	}
 	return id.String(), nil
 }
 
-// eventNext blocks a call of event/next until there is an event or gone is
-// closed, which means that the caller went away.
-func (a *API) eventNext(id string, disconnected <-chan struct{}) (*extension, *event, *refusal) {
+// eventNext decides a call of event/next. Its event is loaded, or it waits on the
+// connection for one to be pushed.
+func (a *API) eventNext(c *conn, header []byte) (x *extension, waiting bool, no *refusal) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.closed {
-		a.mu.Unlock()
-		return nil, nil, gone
+		return nil, false, gone
 	}
-	x, no := a.identified(id, "Unknown extension "+id)
-	if no == nil {
-		switch {
-		case x.state == Registered, x.state == Running && x.pending == nil:
-			x.state, x.asked = Ready, time.Now()
-			if !a.progress.Released.IsZero() && !a.progress.Next.IsZero() && x.invoke {
-				a.progress.AllNext = x.asked
-			}
-			a.notify()
-		case x.state == Running: // the event did not reach its caller
-		case x.state == Ready && x.waiting == nil: // neither did the last call's answer
-		default:
-			no = refuse("Extension.InvalidExtensionState", transition(x.state, Ready, "extension "+id))
+	if x = a.withIdentifier(header); x == nil {
+		id, no := checkIdentifier(header)
+		if no == nil {
+			x, no = a.identified(id, "Unknown extension "+id)
+		}
+		if no != nil {
+			return nil, false, no
 		}
 	}
-	if no != nil {
-		a.mu.Unlock()
-		return nil, nil, no
+	for x.giving { // over another connection
+		if a.settled.Wait(); a.closed {
+			return nil, false, gone
+		}
+	}
+	switch {
+	case x.state == Registered, x.state == Running && x.pending == nil:
+		x.state, x.asked = Ready, time.Now()
+		if !a.progress.Released.IsZero() && !a.progress.Next.IsZero() && x.invoke {
+			a.progress.AllNext = x.asked
+		}
+		if a.current == nil || a.over() { // of an invocation only the last counts
+			a.notify()
+		}
+	case x.state == Running: // the event did not reach its caller
+	case x.state == Ready && x.waiting == nil: // neither did the last call's answer
+	default:
+		return nil, false, refuse("Extension.InvalidExtensionState", transition(x.state, Ready, "extension "+x.id))
 	}
 	a.tell(x)
+	c.extension = x
 	if x.state == Running {
-		ev := x.pending
-		x.pending = nil
-		a.mu.Unlock()
-		return x, ev, nil
+		x.load(c)
+		return x, false, nil
 	}
-	wait := make(chan struct{})
-	x.waiting = wait
-	a.mu.Unlock()
-
-	select {
-	case <-wait:
-	case <-disconnected:
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if x.waiting == wait {
-			x.waiting = nil
-		} // else the event stays pending for the next call
-		return nil, nil, gone
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	ev := x.pending
-	x.pending = nil
-	if ev == nil { // another call took it
-		return nil, nil, refuse("Extension.InvalidExtensionState", concurrent(Ready, Ready, "extension "+id))
-	}
-	return x, ev, nil
+	x.waiting = c
+	return x, true, nil
 }
 
-// undelivered takes back an event that did not reach its caller.
-func (a *API) undelivered(x *extension, ev *event) {
+// withIdentifier finds the extension whose identifier is written as it was given.
+func (a *API) withIdentifier(header []byte) *extension {
+	for _, x := range a.extensions {
+		if x.id != "" && x.id == string(header) {
+			return x
+		}
+	}
+	return nil
+}
+
+// eventLeft ends a call that waited for an event: its caller went away. An event that
+// was given to it stays pending for the next call.
+func (a *API) eventLeft(c *conn, x *extension) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if x.state == Running && x.pending == nil {
-		x.pending = ev
+	if x.waiting == c {
+		x.waiting = nil
 	}
 }
 
@@ -687,17 +797,18 @@ func (a *API) report(id, errorType string, exit bool) *refusal {
 	return nil
 }
 
-// next blocks a call of invocation/next until there is an event or the caller
-// went away.
-func (a *API) next(agent string, disconnected <-chan struct{}) (*Invocation, *refusal) {
+// next decides a call of invocation/next. Its event is loaded, but for the payload
+// that it returns, or it waits on the connection for one to be pushed.
+func (a *API) next(c *conn, agent []byte) (payload []byte, waiting bool, no *refusal) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.closed {
-		a.mu.Unlock()
-		return nil, gone
+		return nil, false, gone
 	}
 	if a.agent == "" && len(agent) <= 256 {
-		a.agent = agent
+		a.agent = string(agent)
 	}
+	c.extension = nil
 	switch a.state {
 	case Started, ResponseSent:
 		a.progress.Next = time.Now()
@@ -708,42 +819,35 @@ func (a *API) next(agent string, disconnected <-chan struct{}) (*Invocation, *re
 		a.notify()
 	case Ready:
 	case Running: // its answer never reached the runtime, or was forgotten
-		inv := a.current
-		a.mu.Unlock()
-		return inv, nil
+		if a.current == nil {
+			return nil, false, gone
+		}
+		return a.load(c), false, nil
 	default:
-		no := refuse("InvalidStateTransition", transition(a.state, Ready, "runtime"))
-		a.mu.Unlock()
-		return nil, no
+		return nil, false, refuse("InvalidStateTransition", transition(a.state, Ready, "runtime"))
 	}
-	wait := make(chan *Invocation, 1)
-	a.waiters = append(a.waiters, wait)
-	a.mu.Unlock()
+	a.waiters = append(a.waiters, c)
+	return nil, true, nil
+}
 
-	select {
-	case inv := <-wait:
-		return inv, nil
-	case <-disconnected:
-	}
+// left ends a call that waited for an invocation: its caller went away.
+func (a *API) left(c *conn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if i := slices.Index(a.waiters, wait); i >= 0 {
+	if i := slices.Index(a.waiters, c); i >= 0 {
 		a.waiters = slices.Delete(a.waiters, i, i+1)
-	} else if a.current != nil && a.current == <-wait {
-		a.hand() // to another call that waits; else the next one gets it
 	}
-	return nil, gone
 }
 
 // answering begins a post of a response or an error: it decides whether it is
 // accepted before anything of its body is read.
-func (a *API) answering(id string, to string) (*Invocation, *refusal) {
+func (a *API) answering(id []byte, to string) (*Invocation, *refusal) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
 		return nil, gone
 	}
-	if a.current == nil || a.current.RequestID != id {
+	if a.current == nil || a.current.RequestID != string(id) {
 		return nil, &refusal{status: 400, errorType: "InvalidRequestID", message: "Invalid request ID"}
 	}
 	if a.state != Running {

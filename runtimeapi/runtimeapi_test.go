@@ -637,12 +637,12 @@ func fuzzed(t *testing.T, input []byte) {
 		}
 		x.id = "11111111-1111-4111-8111-111111111111"
 		go c.api.Serve(c.pipes)
-		runtime := make(chan struct{})
-		hang, stop := context.WithCancel(context.Background())
-		go func() {
-			defer close(runtime)
-			c.api.next("", hang.Done())
-		}()
+		runtime, err := c.pipes.dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go io.Copy(io.Discard, runtime)
+		io.WriteString(runtime, next+" HTTP/1.1\r\nHost: x\r\n\r\n")
 		synctest.Wait()
 		c.api.Release(&Invocation{RequestID: "id1", Payload: []byte("{}"), Answer: func(Answer) {}})
 		conn, err := c.pipes.dial()
@@ -667,8 +667,7 @@ func fuzzed(t *testing.T, input []byte) {
 		conn.Close()
 		<-read
 		<-wrote
-		stop()
-		<-runtime
+		runtime.Close()
 		c.api.Close()
 		in := bufio.NewReader(&out)
 		for {

@@ -9,11 +9,8 @@ import (
 
 // serveSubscribe serves the Telemetry API and the Logs API: an extension asks for
 // what its function and the platform tell (spec: telemetry-api.md section 1).
-func (a *API) serveSubscribe(w http.ResponseWriter, r *http.Request, logs bool) {
-	if !method(w, r, http.MethodPut) {
-		return
-	}
-	id, no := checkIdentifier(r.Header.Get("Lambda-Extension-Identifier"))
+func (a *API) serveSubscribe(c *conn, r *request, logs bool) {
+	id, no := checkIdentifier(r.values[extensionID])
 	var x *extension
 	if no == nil {
 		a.mu.Lock()
@@ -21,16 +18,16 @@ func (a *API) serveSubscribe(w http.ResponseWriter, r *http.Request, logs bool) 
 		a.mu.Unlock()
 	}
 	if no == nil {
-		no = a.subscribe(r, x.name, logs)
+		no = a.subscribe(c, r, x.name, logs)
 	}
 	if no != nil {
-		no.send(w)
+		c.refuse(r, no)
 		return
 	}
-	reply(w, http.StatusOK, []byte(`"OK"`))
+	c.reply(r, "200 OK", "", []byte(`"OK"`))
 }
 
-func (a *API) subscribe(r *http.Request, extension string, logs bool) *refusal {
+func (a *API) subscribe(c *conn, r *request, extension string, logs bool) *refusal {
 	name, prefix := "Telemetry", ""
 	if logs {
 		name, prefix = "Logs", "Logs."
@@ -47,7 +44,7 @@ func (a *API) subscribe(r *http.Request, extension string, logs bool) *refusal {
 	invalid := func(text string) *refusal {
 		return &refusal{http.StatusBadRequest, prefix + "ValidationError", text}
 	}
-	body, _, err := readBody(r, maxRegister)
+	body, _, err := c.body(r, maxRegister)
 	if errors.Is(err, errTooLarge) {
 		return invalid("the request body is too large")
 	}
@@ -56,7 +53,7 @@ func (a *API) subscribe(r *http.Request, extension string, logs bool) *refusal {
 	}
 	req, err := telemetry.ParseRequest(logs, body)
 	if err == nil {
-		err = a.cfg.Subscriptions.Subscribe(r.Context(), extension, req)
+		err = a.cfg.Subscriptions.Subscribe(a.living, extension, req)
 	}
 	var bad *telemetry.RequestError
 	switch {
