@@ -77,7 +77,11 @@ func newDriver(ctx context.Context, c Config, id, dir string, reserve int64, log
 		log.Warn("isolation is weaker than it could be", "tier", c.tier, "why", why)
 	}
 	if c.tier != "plain" {
-		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Egress: egress, Rootless: c.tier == "rootless", Logger: log})
+		pool := c.Pool
+		if pool == 0 {
+			pool = -1 // in a namespace.Config nought is its default
+		}
+		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Pool: pool, Egress: egress, Rootless: c.tier == "rootless", Logger: log})
 		if err == nil {
 			return d, nil
 		}

@@ -41,6 +41,12 @@ func TestRun(t *testing.T) {
 			t.Errorf("the report lacks %q", part)
 		}
 	}
+	// That the host has another Python than the identifier says is its own affair.
+	for line := range strings.Lines(out.String()) {
+		if strings.HasPrefix(line, "- `") && !strings.Contains(line, "takes its place") {
+			t.Errorf("the server warned: %s", line)
+		}
+	}
 	if strings.Contains(out.String(), "Not measured") || t.Failed() {
 		t.Errorf("the report is\n%s", out.String())
 	}

@@ -142,7 +142,7 @@ func (s *server) many(ctx context.Context, b *bench, n int) error {
 
 // wave is how many environments are brought up at once: a new one is expected to
 // need much memory until it is measured.
-const wave = 200
+const wave = 100
 
 // overEnvironments adds frozen environments of other functions to a server, and
 // measures one function beside the floor at each number.
@@ -184,7 +184,7 @@ func overEnvironments(ctx context.Context, b *bench, r *section) error {
 				return err
 			}
 			have += up
-			if full = up < more; full {
+			if full = up < more/4; full {
 				r.note("The host takes no more than %d environments now.", have)
 			}
 		}

@@ -193,7 +193,6 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	begin := time.Now()
 
 	b.say("building")
 	b.probe = filepath.Join(b.dir, "bin", "bootstrap")
@@ -214,6 +213,7 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 		return err
 	}
 	b.zipped = zipped(files)
+	begin := time.Now()
 	var failed error
 	for _, half := range []struct {
 		region string
@@ -301,7 +301,11 @@ func (b *bench) start(ctx context.Context, binary, label string, args []string) 
 		return nil, err
 	}
 	s.label = label
-	b.later(s.stop)
+	b.later(func() error {
+		err := s.stop()
+		b.report.warned(s.log.String())
+		return err
+	})
 	return s, nil
 }
 

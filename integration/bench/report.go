@@ -18,6 +18,7 @@ type report struct {
 	tier     string
 	sections []*section
 	verdicts map[string]verdict
+	warnings []string
 	idle     []float64 // shares of the processor that were to be had between turns
 }
 
@@ -129,6 +130,19 @@ func (r *report) begin() {
 // server notes what is measured.
 func (r *report) server(s *server) { r.version, r.tier = s.version, s.tier }
 
+// warned notes what the log of a server says, each once. Every line begins with its
+// time.
+func (r *report) warned(log string) {
+	for line := range strings.Lines(log) {
+		if _, after, ok := strings.Cut(line, "level=WARN "); ok {
+			line = after
+		}
+		if line = strings.TrimSpace(line); !slices.Contains(r.warnings, line) {
+			r.warnings = append(r.warnings, line)
+		}
+	}
+}
+
 // quietEnough is the share of the processor below which a run says that the machine
 // was busy with other work.
 const quietEnough = 0.9
@@ -195,6 +209,12 @@ func (r *report) text() string {
 		fmt.Fprintf(&b, "Between turns every core gave %.0f %% of the time asked for (a tenth of the times less than %.0f %%).\n", 100*share, 100*quantile(r.idle, 0.1))
 		if share < quietEnough {
 			b.WriteString("\n**The machine was busy with other work: times say little, ratios and their intervals more.**\n")
+		}
+	}
+	if len(r.warnings) > 0 {
+		b.WriteString("\nThe server warned:\n")
+		for _, w := range r.warnings {
+			fmt.Fprintf(&b, "- `%s`\n", strings.ReplaceAll(w, "`", "'"))
 		}
 	}
 	if len(r.verdicts) > 0 {

@@ -97,10 +97,15 @@ func TestReport(t *testing.T) {
 	r.judge("go", "%.0f/s", estimate{5000, 4000, 8000}, 7000, true)
 	r.judge("demand", "%.1f ms", estimate{2, 1, 2.5}, 3, false)
 	s.charts = append(s.charts, chart{title: "c", bars: bars(list)})
+	r.warned("time=1 level=WARN msg=\"weaker\"\ntime=2 level=WARN msg=\"weaker\"\npanic\n")
 	got := r.text()
+	if n := strings.Count(got, "weaker"); n != 1 {
+		t.Errorf("the warning is there %d times", n)
+	}
 	for _, want := range []string{
 		"## lambdad v1, measured ", "a machine; isolation tier root.",
 		"gave 80 % of the time asked for (a tenth of the times less than 70 %).", "**The machine was busy",
+		"\nThe server warned:\n- `msg=\"weaker\"`\n- `panic`\n",
 		"| Warm invocation, Go, no extensions | ≤ 1.25 × the two-hop net/http floor | 1.20 (1.20–1.20) | held |",
 		"| Throughput, 4 environments, Go | ≥ 7,000/s | 5000/s (4000/s–8000/s) | not held, within the noise |",
 		"| Cold start, the platform's part, built on demand | ≤ 3 ms | 2.0 ms (1.0 ms–2.5 ms) | held |",

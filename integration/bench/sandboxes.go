@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,14 +58,13 @@ func sandboxes(ctx context.Context, b *bench, r *section) error {
 		return err
 	}
 	rates := make([][]float64, len(variants))
-	var tier string
+	var last built
 	for range sandboxTurns {
 		for i, v := range variants {
-			n, t, err := buildElsewhere(ctx, v, dir, b.probe)
-			if err != nil {
+			if last, err = buildElsewhere(ctx, v, dir, b.probe); err != nil {
 				return err
 			}
-			tier, rates[i] = t, append(rates[i], n)
+			rates[i] = append(rates[i], last.PerSecond)
 		}
 	}
 	var left []string
@@ -79,27 +79,38 @@ func sandboxes(ctx context.Context, b *bench, r *section) error {
 			break
 		}
 	}
-	b.report.tier = tier
+	b.report.tier = last.Tier
 	var rows [][]string
 	for i, v := range variants {
 		e := estimated(rates[i])
 		rows = append(rows, []string{v.name, e.format("%.0f/s"), fmt.Sprintf("%.0f/s", slices.Max(rates[i]))})
 		b.report.judge(v.key, "%.0f/s", e, v.bound, true)
 	}
-	said := "Nothing is left behind."
-	if left != nil {
-		said = "**Left behind: " + strings.Join(left, "; ") + "**"
+	r.note("%d at a time; each has its control groups, system call filter and a /tmp of 512 MiB, and runs a static program to its end.", sandboxParallel)
+	if last.Fallen != nil {
+		r.note("What does not hold in tier %s here: %s.", last.Tier, strings.Join(last.Fallen, ", "))
 	}
-	r.note("Tier %s, %d at a time; each has its control groups, system call filter and a /tmp of 512 MiB on disk, and runs a static program to its end. %s", tier, sandboxParallel, said)
+	if left == nil {
+		r.note("Nothing is left behind.")
+	} else {
+		r.note("**Left behind: %s**", strings.Join(left, "; "))
+	}
 	r.table([]string{"", "median of the turns", "best"}, rows)
 	return nil
 }
 
+// A built turn is what the other process says.
+type built struct {
+	PerSecond float64
+	Tier      string
+	Fallen    []string // promises that do not hold
+}
+
 // buildElsewhere builds sandboxes in another process for one turn.
-func buildElsewhere(ctx context.Context, v variant, dir, probe string) (perSecond float64, tier string, err error) {
+func buildElsewhere(ctx context.Context, v variant, dir, probe string) (x built, err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return 0, "", err
+		return x, err
 	}
 	cmd := exec.CommandContext(ctx, self)
 	cmd.Env = append(os.Environ(), sandboxRole+"="+v.key+":"+dir+":"+probe)
@@ -107,10 +118,9 @@ func buildElsewhere(ctx context.Context, v variant, dir, probe string) (perSecon
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return 0, "", fmt.Errorf("%w %s", err, strings.TrimSpace(stderr.String()))
+		return x, fmt.Errorf("%w %s", err, strings.TrimSpace(stderr.String()))
 	}
-	_, err = fmt.Sscan(string(out), &perSecond, &tier)
-	return perSecond, tier, err
+	return x, json.Unmarshal(out, &x)
 }
 
 // sandboxMain does the work if the process was executed for it.
@@ -128,31 +138,34 @@ func sandboxMain() {
 		}
 	}
 	i := slices.IndexFunc(variants, func(v variant) bool { return v.key == arg[0] })
-	var n float64
-	var tier string
 	if err == nil {
-		n, tier, err = buildSandboxes(variants[i], rootless, arg[1], filepath.Dir(arg[2]))
+		var x built
+		if x, err = buildSandboxes(variants[i], rootless, arg[1], filepath.Dir(arg[2])); err == nil {
+			err = json.NewEncoder(os.Stdout).Encode(x)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(n, tier)
 	os.Exit(0)
 }
 
-func buildSandboxes(v variant, rootless bool, dir, program string) (perSecond float64, tier string, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return 0, "", err
-	}
+func buildSandboxes(v variant, rootless bool, dir, program string) (x built, err error) {
 	ctx := context.Background()
 	d, err := namespace.New(ctx, namespace.Config{ID: sandboxID, Dir: dir, Egress: v.egress, Rootless: rootless, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		return 0, "", err
+		return x, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	if err := d.Sweep(ctx); err != nil {
-		return 0, "", err
+		return x, err
+	}
+	x.Tier = d.Tier()
+	for _, p := range d.Promises() {
+		if !p.Kept {
+			x.Fallen = append(x.Fallen, p.Name)
+		}
 	}
 	var wg sync.WaitGroup
 	counts, errs := make([]int, sandboxParallel), make([]error, sandboxParallel)
@@ -172,7 +185,8 @@ func buildSandboxes(v variant, rootless bool, dir, program string) (perSecond fl
 	for _, n := range counts {
 		total += n
 	}
-	return float64(total) / took.Seconds(), d.Tier(), errors.Join(errs...)
+	x.PerSecond = float64(total) / took.Seconds()
+	return x, errors.Join(errs...)
 }
 
 // oneSandbox is the life of one sandbox.
