@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,13 @@ type hierarchy struct {
 	at    map[string]string
 	why   error // rootless: why something could not be had
 	moved bool  // the daemon stands in a leaf of our directory
+
+	// What inits are on the host: they clone processes into v2 groups, for which the
+	// kernel wants them to own the groups' cgroup.procs. Negative: as the daemon.
+	inits int
+	home  int // hybrid: our v2 directory, in which inits stand; -1 otherwise
+
+	peaks bool // v2 has memory.peak, since Linux 5.19
 }
 
 // controllers that limit or count; without them the driver still isolates.
@@ -49,7 +57,7 @@ func controllers() []string { return []string{"memory", "pids", "cpu", "cpuacct"
 
 // findHierarchy reads where control groups are mounted.
 func findHierarchy(mountinfo, base string) *hierarchy {
-	h := &hierarchy{base: base, v1: map[string]string{}}
+	h := &hierarchy{base: base, v1: map[string]string{}, inits: -1, home: -1}
 	for line := range strings.Lines(mountinfo) {
 		left, right, ok := strings.Cut(line, " - ")
 		l, r := strings.Fields(left), strings.Fields(right)
@@ -78,6 +86,14 @@ func findHierarchy(mountinfo, base string) *hierarchy {
 		clear(h.v1)
 	}
 	return h
+}
+
+// settle forgets what is not needed: a v2 group counts processor time, whatever
+// controls it.
+func (h *hierarchy) settle() {
+	if h.v2 != "" && h.v1["cpuacct"] != h.v1["cpu"] {
+		delete(h.v1, "cpuacct")
+	}
 }
 
 // unescape undoes the octal escapes of mountinfo.
@@ -223,7 +239,7 @@ func (h *hierarchy) prepareSome() {
 			delete(h.v1, c)
 		}
 	}
-	if h.unified {
+	if h.v2 != "" {
 		if err := h.prepare(); err != nil {
 			errs = append(errs, err)
 			_ = unix.Rmdir(filepath.Join(h.where(h.v2), h.base, leafName))
@@ -242,6 +258,10 @@ func (h *hierarchy) prepareSome() {
 // close removes our directories, from which the daemon moves out if it has moved
 // in.
 func (h *hierarchy) close() {
+	if h.home >= 0 {
+		unix.Close(h.home)
+		h.home = -1
+	}
 	for _, dir := range h.roots() {
 		if unix.Rmdir(dir) == nil || !h.moved {
 			continue
@@ -264,10 +284,23 @@ func (h *hierarchy) prepare() error {
 			return fmt.Errorf("make control group %s: %w", d, err)
 		}
 	}
-	if !h.unified {
+	if d := h.v1["memory"]; d != "" {
+		// What is made below inherits it. Without swap accounting nothing else keeps
+		// sandboxes out of swap.
+		_ = writeFile(filepath.Join(h.where(d), h.base, "memory.swappiness"), "0")
+	}
+	if h.v2 == "" {
 		return nil
 	}
 	above := h.where(h.v2)
+	if !h.unified {
+		dir := filepath.Join(above, h.base)
+		var err error
+		if h.home, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open %s: %w", dir, err)
+		}
+		return h.lend(dir)
+	}
 	if err := enable(above); err != nil {
 		// A group with processes cannot hand controllers down: leave it first.
 		if !errors.Is(err, unix.EBUSY) {
@@ -285,7 +318,9 @@ func (h *hierarchy) prepare() error {
 			return fmt.Errorf("%w: other processes stand in this group; give lambdad one of its own (systemd: Delegate=yes)", err)
 		}
 	}
-	return enable(filepath.Join(above, h.base))
+	dir := filepath.Join(above, h.base)
+	h.peaks = unix.Access(dir+"/memory.peak", unix.F_OK) == nil
+	return enable(dir)
 }
 
 // enable hands the controllers of a v2 group down to its children.
@@ -293,6 +328,18 @@ func enable(dir string) error {
 	f := filepath.Join(dir, "cgroup.subtree_control")
 	if err := writeFile(f, "+memory +pids +cpu"); err != nil {
 		return fmt.Errorf("enable memory, pids and cpu in %s: %w", f, err)
+	}
+	return nil
+}
+
+// lend lets inits clone processes into a v2 group, or into one below it from one
+// below it.
+func (h *hierarchy) lend(dir string) error {
+	if h.inits < 0 {
+		return nil
+	}
+	if err := unix.Fchownat(unix.AT_FDCWD, dir+"/cgroup.procs", h.inits, -1, 0); err != nil {
+		return fmt.Errorf("give %s/cgroup.procs to the init: %w", dir, err)
 	}
 	return nil
 }
@@ -307,9 +354,9 @@ func writeFile(name, value string) error {
 	return err
 }
 
-// A controlFile is a file of a control group. It stays open from one use to the
-// next until it is shut, and is opened again when it is used again: a sandbox at
-// rest holds no descriptor of it. The zero value is no file.
+// A controlFile is a file of a control group, opened when it is first used. It stays
+// open from one use to the next until it is shut, and is opened again when it is used
+// again: a sandbox at rest holds no descriptor of it. The zero value is no file.
 type controlFile struct {
 	dir, base string
 	flags     int
@@ -319,18 +366,6 @@ type controlFile struct {
 	fd   int
 	open bool
 	gone bool // closed for good
-}
-
-// set names the file, which must exist and be accessible.
-func (f *controlFile) set(dir, base string, flags int) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.dir, f.base, f.flags = dir, base, flags
-	if err := f.ready(); err != nil {
-		f.base = ""
-		return err
-	}
-	return nil
 }
 
 // is reports whether there is such a file.
@@ -419,12 +454,14 @@ func (f *controlFile) close() {
 	f.mu.Unlock()
 }
 
-// A group is the control groups of one sandbox: its init stands in the outer
-// one, everything else below "run", which is what freezes, in one group for each
-// party.
+// A group is the control groups of one sandbox. Its init stands where it is not
+// frozen, everything else in one group for each party. Processes are cloned into v2
+// groups; they join v1 groups by themselves, as the single threads they are (tasks):
+// to move a process of others, or into a v2 group, the kernel stops every fork, exec
+// and exit, and waits some 7 ms for that after a quiet time.
 //
-//	v2       <name>/init, <name>/run/<party>      (limits on <name>)
-//	hybrid   v2: <name>, <name>/run/<party>; v1 memory: <name>/<party>; others: <name>
+//	v2       <name>/init, <name>/run/<party>; run freezes; limits on <name>
+//	hybrid   v2: <name>/<party>, <name> freezes; v1 memory: <name>/<party>; others: <name>
 //	v1       memory, cpuacct: <name>/<party>; freezer: <name>/run; others: <name>
 type group struct {
 	h      *hierarchy
@@ -436,12 +473,15 @@ type group struct {
 
 	freeze, events controlFile // v2: cgroup.freeze and cgroup.events; v1: freezer.state
 	quota          controlFile // cpu.max or cpu.cfs_quota_us
+	limited        atomic.Bool // by quota
 	pids           controlFile
 	mem            memoryFiles
 	cpu            controlFile
 
-	initDir int      // until the init was cloned: v2 directory the init is cloned into, -1 without
-	joins   []string // v1 groups the init joins by itself
+	// Until the init was cloned: the v2 directory it is cloned into, -1 without; that of
+	// the hierarchy on hybrid.
+	initDir int
+	joins   []string // the tasks files of v1 groups the init joins by itself
 }
 
 // memoryFiles are what usage is read from.
@@ -450,6 +490,14 @@ type memoryFiles struct{ peak, usage, stat, events controlFile }
 // path is a directory of this sandbox in a hierarchy.
 func (g *group) path(mount string, rest ...string) string {
 	return filepath.Join(append([]string{g.h.where(mount), g.h.base, g.name}, rest...)...)
+}
+
+// run is the v2 group of everything but the init.
+func (g *group) run() string {
+	if g.h.unified {
+		return g.path(g.h.v2, "run")
+	}
+	return g.path(g.h.v2)
 }
 
 func (g *group) mkdir(dir string) error {
@@ -462,12 +510,10 @@ func (g *group) mkdir(dir string) error {
 	return nil
 }
 
-func (g *group) open(f *controlFile, flags int, dir, base string) error {
-	err := f.set(dir, base, flags)
-	if err == nil {
-		g.files = append(g.files, f)
-	}
-	return err
+// file names one of the group's files.
+func (g *group) file(f *controlFile, flags int, dir, base string) {
+	f.dir, f.base, f.flags = dir, base, flags
+	g.files = append(g.files, f)
 }
 
 // rest closes what is needed only while processes run, or to freeze them.
@@ -498,21 +544,18 @@ func (g *group) build() error {
 	g.freeze.keep = true        // who thaws is in a hurry
 	g.mem.peak.keep = h.unified // a reset of the peak holds for the descriptor
 	if h.v2 != "" {
-		outer := g.path(h.v2)
-		if err := g.mkdir(outer); err != nil {
-			return err
-		}
-		where := outer
+		g.initDir = h.home
 		if h.unified {
-			if err := enable(outer); err != nil {
+			outer := g.path(h.v2)
+			if err := errors.Join(g.mkdir(outer), enable(outer), h.lend(outer), g.mkdir(outer+"/init")); err != nil {
 				return err
 			}
-			where = filepath.Join(outer, "init")
-			if err := g.mkdir(where); err != nil {
-				return err
+			var err error
+			if g.initDir, err = unix.Open(outer+"/init", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+				return fmt.Errorf("open %s/init: %w", outer, err)
 			}
 		}
-		run := filepath.Join(outer, "run")
+		run := g.run()
 		if err := g.mkdir(run); err != nil {
 			return err
 		}
@@ -521,23 +564,15 @@ func (g *group) build() error {
 				return err
 			}
 		}
-		var err error
-		if g.initDir, err = unix.Open(where, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-			return fmt.Errorf("open %s: %w", where, err)
-		}
-		if err := g.open(&g.freeze, unix.O_RDWR, run, "cgroup.freeze"); err != nil {
-			return err
-		}
-		if err := g.open(&g.events, unix.O_RDONLY, run, "cgroup.events"); err != nil {
-			return err
-		}
+		g.file(&g.freeze, unix.O_RDWR, run, "cgroup.freeze")
+		g.file(&g.events, unix.O_RDONLY, run, "cgroup.events")
 	}
 	for _, d := range h.v1dirs(controllers()...) {
 		dir := g.path(d)
 		if err := g.mkdir(dir); err != nil {
 			return err
 		}
-		g.joins = append(g.joins, dir)
+		g.joins = append(g.joins, dir+"/tasks")
 	}
 	if d := h.v1["freezer"]; d != "" && h.v2 == "" {
 		for _, dir := range []string{g.path(d), g.path(d, "run")} {
@@ -548,58 +583,50 @@ func (g *group) build() error {
 				return err
 			}
 		}
-		if err := g.open(&g.freeze, unix.O_RDWR, g.path(d, "run"), "freezer.state"); err != nil {
-			return err
+		g.file(&g.freeze, unix.O_RDWR, g.path(d, "run"), "freezer.state")
+	}
+	if h.unified {
+		dir := g.path(h.v2)
+		g.file(&g.quota, unix.O_WRONLY, dir, "cpu.max")
+		g.file(&g.pids, unix.O_RDONLY, dir, "pids.current")
+		g.file(&g.cpu, unix.O_RDONLY, dir, "cpu.stat")
+		h.memory2(&g.mem, dir, g.file)
+		return nil
+	}
+	if d := h.v1["cpu"]; d != "" {
+		if err := writeFile(g.path(d)+"/cpu.cfs_period_us", strconv.Itoa(cpuPeriod)); err == nil {
+			g.file(&g.quota, unix.O_WRONLY, g.path(d), "cpu.cfs_quota_us")
 		}
 	}
-	return g.openFiles()
-}
-
-func (g *group) openFiles() error {
-	type want struct {
-		f         *controlFile
-		flags     int
-		dir, name string
-		must      bool
+	if d := h.v1["pids"]; d != "" {
+		g.file(&g.pids, unix.O_RDONLY, g.path(d), "pids.current")
 	}
-	var wants []want
-	if g.h.unified {
-		dir := g.path(g.h.v2)
-		wants = []want{
-			{&g.quota, unix.O_WRONLY, dir, "cpu.max", true},
-			{&g.pids, unix.O_RDONLY, dir, "pids.current", true},
-			{&g.cpu, unix.O_RDONLY, dir, "cpu.stat", true},
-			{&g.mem.peak, unix.O_RDWR, dir, "memory.peak", false}, // since 5.19
-			{&g.mem.usage, unix.O_RDONLY, dir, "memory.current", true},
-			{&g.mem.stat, unix.O_RDONLY, dir, "memory.stat", true},
-			{&g.mem.events, unix.O_RDONLY, dir, "memory.events", true},
-		}
-	} else {
-		if d := g.h.v1["cpu"]; d != "" {
-			if err := writeFile(g.path(d)+"/cpu.cfs_period_us", strconv.Itoa(cpuPeriod)); err == nil {
-				wants = append(wants, want{&g.quota, unix.O_WRONLY, g.path(d), "cpu.cfs_quota_us", true})
-			}
-		}
-		if d := g.h.v1["pids"]; d != "" {
-			wants = append(wants, want{&g.pids, unix.O_RDONLY, g.path(d), "pids.current", true})
-		}
-		if d := g.h.v1["cpuacct"]; d != "" {
-			wants = append(wants, want{&g.cpu, unix.O_RDONLY, g.path(d), "cpuacct.usage", true})
-		}
-		if d := g.h.v1["memory"]; d != "" {
-			dir := g.path(d)
-			wants = append(wants,
-				want{&g.mem.peak, unix.O_RDWR, dir, "memory.max_usage_in_bytes", true},
-				want{&g.mem.usage, unix.O_RDONLY, dir, "memory.usage_in_bytes", true},
-				want{&g.mem.stat, unix.O_RDONLY, dir, "memory.stat", true})
-		}
+	if d := h.v1["cpuacct"]; d != "" {
+		g.file(&g.cpu, unix.O_RDONLY, g.path(d), "cpuacct.usage")
+	} else if h.v2 != "" {
+		g.file(&g.cpu, unix.O_RDONLY, g.path(h.v2), "cpu.stat")
 	}
-	for _, w := range wants {
-		if err := g.open(w.f, w.flags, w.dir, w.name); err != nil && w.must {
-			return err
-		}
+	if d := h.v1["memory"]; d != "" {
+		memory1(&g.mem, g.path(d), g.file)
 	}
 	return nil
+}
+
+// memory2 names the files of a v2 group.
+func (h *hierarchy) memory2(m *memoryFiles, dir string, file func(f *controlFile, flags int, dir, base string)) {
+	if h.peaks {
+		file(&m.peak, unix.O_RDWR, dir, "memory.peak")
+	}
+	file(&m.usage, unix.O_RDONLY, dir, "memory.current")
+	file(&m.stat, unix.O_RDONLY, dir, "memory.stat")
+	file(&m.events, unix.O_RDONLY, dir, "memory.events")
+}
+
+// memory1 names the files of a v1 group, but for the events, which there are by party.
+func memory1(m *memoryFiles, dir string, file func(f *controlFile, flags int, dir, base string)) {
+	file(&m.peak, unix.O_RDWR, dir, "memory.max_usage_in_bytes")
+	file(&m.usage, unix.O_RDONLY, dir, "memory.usage_in_bytes")
+	file(&m.stat, unix.O_RDONLY, dir, "memory.stat")
 }
 
 // limit sets what the processes together may use; reserve is how many processes
@@ -624,9 +651,7 @@ func (g *group) limit(memory int64, processes, reserve int) error {
 		if d := g.h.v1["memory"]; d != "" && memory > 0 {
 			dir := g.path(d)
 			s = append(s, setting{dir + "/memory.limit_in_bytes", strconv.FormatInt(memory, 10), true},
-				// Absent without swap accounting; then swappiness keeps it out.
-				setting{dir + "/memory.memsw.limit_in_bytes", strconv.FormatInt(memory, 10), false},
-				setting{dir + "/memory.swappiness", "0", false},
+				setting{dir + "/memory.memsw.limit_in_bytes", strconv.FormatInt(memory, 10), false}, // absent without swap accounting
 				// What TCP connections hold is memory of nobody here unless it is limited,
 				// and their bound is the host's: a quarter on top.
 				setting{dir + "/memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(max(memory/4, 16<<20), 10), false})
@@ -642,7 +667,7 @@ func (g *group) limit(memory int64, processes, reserve int) error {
 
 // setCPU limits to this many cores; 0 lifts the limit.
 func (g *group) setCPU(cores float64) error {
-	if !g.quota.is() {
+	if !g.quota.is() || cores <= 0 && !g.limited.Load() {
 		return nil
 	}
 	value := "-1"
@@ -658,6 +683,7 @@ func (g *group) setCPU(cores float64) error {
 	if err := g.quota.write(value); err != nil {
 		return fmt.Errorf("set the processor quota to %s: %w", value, err)
 	}
+	g.limited.Store(cores > 0)
 	return nil
 }
 
@@ -742,22 +768,23 @@ func (g *group) thawForGood() {
 
 // closeInit closes the directory the init was cloned into.
 func (g *group) closeInit() {
-	if g.initDir >= 0 {
+	if g.initDir >= 0 && g.initDir != g.h.home {
 		unix.Close(g.initDir)
-		g.initDir = -1
 	}
+	g.initDir = -1
 }
 
-// kill ends every process of the sandbox, or all but the init, without any of them
+// kill ends every process of the sandbox, or all but the init where they are in a
+// group together, without any of them
 // having to be given processor time first. Before Linux 5.14, and without v2, it does
 // nothing; the init does it.
 func (g *group) kill(initToo bool) {
 	if g.h.v2 == "" {
 		return
 	}
-	dir := g.path(g.h.v2)
-	if !initToo {
-		dir = filepath.Join(dir, "run")
+	dir := g.run()
+	if initToo {
+		dir = g.path(g.h.v2)
 	}
 	_ = writeFile(dir+"/cgroup.kill", "1")
 }
@@ -765,107 +792,83 @@ func (g *group) kill(initToo bool) {
 // A party is the group of one party of a sandbox.
 type party struct {
 	name string   // of the owner, "" while nobody has taken it
-	dirs []string // what its processes join
-	own  []string // those of dirs that were made for it
+	own  []string // the directories that were made for it
+	into string   // the v2 one, into which its processes are cloned
+	join []string // the tasks files of v1 groups they join
 	mem  memoryFiles
 	cpu  controlFile
 	list controlFile // cgroup.procs
 
+	// killed: its group was. Linux 6.14 and others then kill what is cloned into it
+	// from a group that was not (they compare the groups' numbers of kills), so that
+	// processes have to join it.
+	killed atomic.Bool
+
 	files []*controlFile
-	procs []*controlFile
 	pids  []string // on the host, as last seen; the meter's
+}
+
+// file names one of the party's files.
+func (p *party) file(f *controlFile, flags int, dir, base string) {
+	f.dir, f.base, f.flags = dir, base, flags
+	p.files = append(p.files, f)
 }
 
 // newParty makes a group for a party.
 func (g *group) newParty(n int) (*party, error) {
-	p := &party{}
+	p, name := &party{}, "p"+strconv.Itoa(n)
 	p.mem.peak.keep = g.h.unified
-	if err := g.buildParty(p, "p"+strconv.Itoa(n)); err != nil {
-		p.close()
-		return nil, err
-	}
-	return p, nil
-}
-
-func (g *group) buildParty(p *party, name string) error {
-	open := func(f *controlFile, flags int, dir, base string) error {
-		err := f.set(dir, base, flags)
-		if err == nil {
-			p.files = append(p.files, f)
-		}
-		return err
-	}
 	mkdir := func(dir string) error {
 		if err := g.mkdir(dir); err != nil {
 			return err
 		}
-		p.dirs, p.own = append(p.dirs, dir), append(p.own, dir)
+		p.own = append(p.own, dir)
 		return nil
 	}
-	var run, memory, cpuacct string
 	if g.h.v2 != "" {
-		run = g.path(g.h.v2, "run", name)
-		if err := mkdir(run); err != nil {
-			return err
+		p.into = filepath.Join(g.run(), name)
+		if err := mkdir(p.into); err != nil {
+			return nil, err
+		}
+		if err := g.h.lend(p.into); err != nil {
+			return nil, err
+		}
+		p.file(&p.cpu, unix.O_RDONLY, p.into, "cpu.stat")
+		if g.h.unified {
+			g.h.memory2(&p.mem, p.into, p.file)
 		}
 	}
 	if d := g.h.v1["memory"]; d != "" {
-		memory = g.path(d, name)
-		if err := mkdir(memory); err != nil {
-			return err
+		dir := g.path(d, name)
+		if err := mkdir(dir); err != nil {
+			return nil, err
 		}
 		// Counts what TCP connections hold; the sandbox's group has the limit.
-		_ = writeFile(memory+"/memory.kmem.tcp.limit_in_bytes", "-1")
+		_ = writeFile(dir+"/memory.kmem.tcp.limit_in_bytes", "-1")
+		p.join = append(p.join, dir+"/tasks")
+		memory1(&p.mem, dir, p.file)
+		p.file(&p.mem.events, unix.O_RDONLY, dir, "memory.oom_control")
 	}
 	if d := g.h.v1["cpuacct"]; d != "" && g.h.v2 == "" {
-		if cpuacct = g.path(d, name); cpuacct != memory {
-			if err := mkdir(cpuacct); err != nil {
-				return err
+		dir := g.path(d, name)
+		if !slices.Contains(p.own, dir) {
+			if err := mkdir(dir); err != nil {
+				return nil, err
 			}
+			p.join = append(p.join, dir+"/tasks")
 		}
+		p.file(&p.cpu, unix.O_RDONLY, dir, "cpuacct.usage")
 	}
 	if d := g.h.v1["freezer"]; d != "" && g.h.v2 == "" {
-		p.dirs = append(p.dirs, g.path(d, "run"))
-	}
-	for _, d := range p.dirs {
-		f := &controlFile{}
-		if err := open(f, unix.O_WRONLY, d, "cgroup.procs"); err != nil {
-			return err
-		}
-		p.procs = append(p.procs, f)
-	}
-	if len(p.dirs) > 0 {
-		if err := open(&p.list, unix.O_RDONLY, p.dirs[0], "cgroup.procs"); err != nil {
-			return err
-		}
+		p.join = append(p.join, g.path(d, "run", "tasks"))
 	}
 	switch {
-	case g.h.unified:
-		memory = run
-		_ = open(&p.mem.peak, unix.O_RDWR, run, "memory.peak")
-		for f, n := range map[*controlFile]string{&p.mem.usage: "memory.current", &p.mem.stat: "memory.stat", &p.mem.events: "memory.events", &p.cpu: "cpu.stat"} {
-			if err := open(f, unix.O_RDONLY, run, n); err != nil {
-				return err
-			}
-		}
-		return nil
-	case memory != "":
-		if err := open(&p.mem.peak, unix.O_RDWR, memory, "memory.max_usage_in_bytes"); err != nil {
-			return err
-		}
-		for f, n := range map[*controlFile]string{&p.mem.usage: "memory.usage_in_bytes", &p.mem.stat: "memory.stat", &p.mem.events: "memory.oom_control"} {
-			if err := open(f, unix.O_RDONLY, memory, n); err != nil {
-				return err
-			}
-		}
+	case len(p.own) > 0:
+		p.file(&p.list, unix.O_RDONLY, p.own[0], "cgroup.procs")
+	case len(p.join) > 0:
+		p.file(&p.list, unix.O_RDONLY, filepath.Dir(p.join[0]), "cgroup.procs")
 	}
-	if run != "" {
-		return open(&p.cpu, unix.O_RDONLY, run, "cpu.stat")
-	}
-	if cpuacct != "" {
-		return open(&p.cpu, unix.O_RDONLY, cpuacct, "cpuacct.usage")
-	}
-	return nil
+	return p, nil
 }
 
 // removeParty removes the groups of a party without processes.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -67,6 +68,7 @@ type Driver struct {
 	skeletonMu   sync.Mutex      // guards the following
 	skeletonMade map[string]bool // by key
 
+	demand demand
 	pool   chan *shell
 	refill chan struct{}
 	cancel context.CancelFunc
@@ -170,7 +172,7 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 func (d *Driver) findGroups() (*hierarchy, error) {
 	base := "lambdad-" + d.cfg.ID
 	if d.cfg.noGroups {
-		return &hierarchy{base: base, v1: map[string]string{}}, nil
+		return &hierarchy{base: base, v1: map[string]string{}, inits: -1, home: -1}, nil
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -183,6 +185,10 @@ func (d *Driver) findGroups() (*hierarchy, error) {
 	h := findHierarchy(string(mounts), base)
 	if d.cfg.v1only {
 		h.v2 = ""
+	}
+	h.settle()
+	if d.ids.root != os.Geteuid() {
+		h.inits = d.ids.root
 	}
 	h.findOwn(string(own), d.cfg.Rootless)
 	if d.cfg.Rootless {
@@ -256,10 +262,36 @@ func cure(err error) string {
 }
 
 // refillDelay is how long the pool waits, while it is not empty, for the start
-// under way to be over. Making a sandbox after a quiet time holds the kernel's
-// control group lock for as long as it takes all processors to notice, some 7 ms,
-// and whoever starts, freezes or ends a process in a group waits with it.
-const refillDelay = 50 * time.Millisecond
+// under way to be over: somebody waits for it.
+const refillDelay = 10 * time.Millisecond
+
+// A demand is how many parties sandboxes had of late: so many children wait in a
+// shell made ahead. One more is made when it is wanted, one too many is let go at the
+// first freeze; either costs a fraction of a millisecond.
+type demand struct {
+	mu   sync.Mutex
+	last [8]int
+	next int
+}
+
+// maxChildren is for the runtime and the extensions the service allows.
+const maxChildren = 11
+
+// note says whether that changed the demand.
+func (d *demand) note(parties int) bool {
+	before := d.children()
+	d.mu.Lock()
+	d.last[d.next] = parties
+	d.next = (d.next + 1) % len(d.last)
+	d.mu.Unlock()
+	return d.children() != before
+}
+
+func (d *demand) children() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return min(max(1, slices.Max(d.last[:])), maxChildren)
+}
 
 // keepFilled makes shells ahead of need. It begins with the sweep or the first
 // Create, so that nothing it makes is swept.
@@ -281,7 +313,7 @@ func (d *Driver) keepFilled(ctx context.Context) {
 				}
 			}
 			if len(d.pool) < cap(d.pool) {
-				s, err := d.newShell(ctx, pooledChildren)
+				s, err := d.newShell(ctx, d.demand.children())
 				if err != nil {
 					d.log.Warn("could not make a sandbox ahead", "error", err)
 					break
@@ -295,10 +327,27 @@ func (d *Driver) keepFilled(ctx context.Context) {
 				}
 			}
 		}
+		d.adjust(ctx)
 	}
 }
 
-// wantMore tells the pool that one was taken.
+// adjust gives every shell of the pool as many waiting children as are wanted now.
+func (d *Driver) adjust(ctx context.Context) {
+	for range len(d.pool) {
+		select {
+		case s := <-d.pool:
+			if err := s.wait(ctx, d.demand.children()); err != nil {
+				d.log.Warn("could not adjust a sandbox made ahead", "error", errors.Join(err, s.destroy(context.WithoutCancel(ctx))))
+				continue
+			}
+			d.pool <- s // has room: this is the only sender
+		default:
+			return
+		}
+	}
+}
+
+// wantMore tells the pool that one was taken, or that others are wanted.
 func (d *Driver) wantMore() {
 	select {
 	case d.refill <- struct{}{}:

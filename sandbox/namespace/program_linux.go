@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"syscall"
@@ -206,27 +205,36 @@ func (p *program) result(a answer) (int64, error) {
 	return a.value, &stepError{index: int(a.op), name: name, errno: syscall.Errno(-a.value)}
 }
 
-// socketpair makes the two ends of a conversation. The first is ours, on Go's
-// poller; the second is for the other process and must be closed when sent.
-func socketpair() (*net.UnixConn, int, error) {
+// A conn is our end of a conversation, on Go's poller.
+type conn struct {
+	*os.File
+	raw syscall.RawConn
+}
+
+// socketpair makes the two ends of a conversation. The second is for the other
+// process and must be closed when sent.
+func socketpair() (*conn, int, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, -1, fmt.Errorf("make a socket pair: %w", err)
 	}
 	// Without the privilege the default, 208 KiB, is large enough for maxMessage.
 	_ = unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer)
-	f := os.NewFile(uintptr(fds[0]), "init")
-	c, err := net.FileConn(f)
-	f.Close()
+	_, err = unix.FcntlInt(uintptr(fds[0]), unix.F_SETFL, unix.O_NONBLOCK)
+	c := &conn{File: os.NewFile(uintptr(fds[0]), "init")}
+	if err == nil {
+		c.raw, err = c.SyscallConn()
+	}
 	if err != nil {
+		c.Close()
 		unix.Close(fds[1])
 		return nil, -1, fmt.Errorf("poll a socket pair: %w", err)
 	}
-	return c.(*net.UnixConn), fds[1], nil
+	return c, fds[1], nil
 }
 
 // send writes one message.
-func send(c *net.UnixConn, p *program, id uint64) error {
+func send(c *conn, p *program, id uint64) error {
 	b, err := p.encode(id)
 	if err != nil {
 		return err
@@ -235,12 +243,22 @@ func send(c *net.UnixConn, p *program, id uint64) error {
 	if len(p.files) > 0 {
 		oob = unix.UnixRights(p.files...)
 	}
-	_, _, err = c.WriteMsgUnix(b, oob, nil)
-	return err
+	var sent error
+	err = c.raw.Write(func(fd uintptr) bool {
+		for {
+			if sent = unix.Sendmsg(int(fd), b, oob, nil, unix.MSG_NOSIGNAL); sent != unix.EINTR {
+				return sent != unix.EAGAIN
+			}
+		}
+	})
+	if err != nil { // as its Read says it
+		return os.ErrClosed
+	}
+	return sent
 }
 
 // receive reads one message; io.EOF when the other side is gone.
-func receive(c *net.UnixConn) (answer, error) {
+func receive(c *conn) (answer, error) {
 	var b [answerSize]byte
 	n, err := c.Read(b[:])
 	if n == 0 && err == nil || errors.Is(err, syscall.ECONNRESET) {
@@ -262,7 +280,7 @@ var errInitGone = errors.New("the sandbox's init is gone")
 
 // A link is the conversation with one serving init. Calls may overlap.
 type link struct {
-	conn *net.UnixConn
+	conn *conn
 	exit func(pid int, status syscall.WaitStatus) // called by the reader, in order
 
 	mu      sync.Mutex
@@ -273,7 +291,7 @@ type link struct {
 }
 
 // newLink starts the reader, which ends when init or the link is closed.
-func newLink(c *net.UnixConn, exit func(int, syscall.WaitStatus)) *link {
+func newLink(c *conn, exit func(int, syscall.WaitStatus)) *link {
 	l := &link{conn: c, exit: exit, waiting: map[uint64]chan answer{}, done: make(chan struct{})}
 	go l.read()
 	return l
@@ -325,7 +343,7 @@ func (l *link) run(p *program) (int64, error) {
 		l.mu.Lock()
 		delete(l.waiting, id)
 		l.mu.Unlock()
-		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrClosed) {
 			err = errInitGone
 		}
 		return 0, err

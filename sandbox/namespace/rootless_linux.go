@@ -59,7 +59,7 @@ func Reexec(why string) error {
 	defer conn.Close()
 	defer unix.Close(theirs)
 	env := append(environ(), fmt.Sprintf("%s=%d:%s:%s", reexecVariable, os.Getpid(), asDaemon, why))
-	image, err := sendReexec(conn.File, env)
+	image, err := sendReexec(conn, env)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func Try(ctx context.Context) error {
 	}
 	defer conn.Close()
 	env := append(environ(), fmt.Sprintf("%s=%d:%s", reexecVariable, os.Getpid(), asTrial))
-	image, err := sendReexec(conn.File, env)
+	image, err := sendReexec(conn, env)
 	if err != nil {
 		unix.Close(theirs)
 		return err
@@ -176,23 +176,16 @@ func ServeTrial() {
 
 // sendReexec puts the program of a re-execution into the socket and returns the
 // init to execute.
-func sendReexec(socket func() (*os.File, error), env []string) (*os.File, error) {
+func sendReexec(c *conn, env []string) (*os.File, error) {
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return nil, fmt.Errorf("open this program: %w", err)
 	}
 	defer self.Close()
 	p := reexecProgram(strconv.Itoa(os.Getuid()), self, env)
-	b, err := p.encode(1)
-	if err != nil {
+	if err := send(c, p, 1); errors.Is(err, syscall.E2BIG) {
 		return nil, fmt.Errorf("arguments and environment are too long to execute lambdad again: %w", err)
-	}
-	f, err := socket()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := unix.Sendmsg(int(f.Fd()), b, unix.UnixRights(p.files...), nil, 0); err != nil {
+	} else if err != nil {
 		return nil, fmt.Errorf("instruct the init: %w", err)
 	}
 	return openInit()

@@ -34,6 +34,7 @@ type box struct {
 	founding sync.Mutex // one new party at a time; before mu
 
 	mu      sync.Mutex
+	noted   bool // by the driver: how many parties there are
 	parties map[string]*party
 	frozen  bool
 	resting bool           // frozen, and holding no more than it must
@@ -232,6 +233,7 @@ func (b *box) letGo(ctx context.Context) error {
 	b.mu.Lock()
 	unused := b.shell.ready
 	b.shell.ready = nil
+	b.note()
 	b.mu.Unlock()
 	for _, w := range unused {
 		if err := b.shell.letGo(ctx, w); err != nil {
@@ -239,6 +241,16 @@ func (b *box) letGo(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// note tells the driver once how many parties there are. The caller holds mu.
+func (b *box) note() {
+	if !b.noted {
+		b.noted = true
+		if b.shell.d.demand.note(len(b.parties)) {
+			b.shell.d.wantMore()
+		}
+	}
 }
 
 // Thaw lets them go on.
@@ -452,6 +464,11 @@ func (b *box) Reset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reset sandbox %s: %w", b.spec.ID, err)
 	}
+	b.mu.Lock()
+	for _, p := range b.parties {
+		p.killed.Store(true)
+	}
+	b.mu.Unlock()
 	b.shell.group.kill(false)
 	p := &program{}
 	// One call reaches all: a process that forks meanwhile either has the signal
@@ -487,6 +504,9 @@ func (b *box) Destroy(ctx context.Context) error {
 		// The end of the init makes calls inside return.
 		err := s.end(ctx)
 		<-empty
+		b.mu.Lock()
+		b.note()
+		b.mu.Unlock()
 		b.trees.close()
 		s.d.tmp.give(b.tmp)
 		for _, p := range b.parties {

@@ -129,14 +129,13 @@ func conditional() []rule {
 // machine is the table of this machine's system calls.
 func machine() (*arch.Info, error) { return arch.GetInfo("") }
 
-// newFilter assembles the filter as the kernel takes it.
-//
-// The kernel remembers which numbers are allowed without a look at arguments, so
-// only conditional calls ever run the program; they come first.
+// newFilter assembles the filter as the kernel takes it: a tree that halves the
+// numbers of system calls. The kernel runs it for every number when it is installed,
+// to remember which are allowed without a look at arguments; tried one after the
+// other, that is what making a process costs most.
 func newFilter(m *arch.Info) ([]byte, error) {
 	var prog []bpf.Instruction
 	emit := func(i ...bpf.Instruction) { prog = append(prog, i...) }
-	ret := func(action uint32) bpf.Instruction { return bpf.RetConstant{Val: action} }
 	enosys, eperm := deny|uint32(unix.ENOSYS), deny|uint32(unix.EPERM)
 
 	// struct seccomp_data: nr, arch, instruction pointer, six arguments.
@@ -146,59 +145,16 @@ func newFilter(m *arch.Info) ([]byte, error) {
 	if m.ID == arch.X86_64.ID {
 		emit(bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(arch.X32.SeccompMask), SkipFalse: 1}, ret(enosys))
 	}
-	decided := map[int]bool{}
-	for _, r := range conditional() {
-		nr, ok := m.SyscallNames[r.name]
-		if !ok {
-			continue
-		}
-		decided[nr] = true
-		var body []bpf.Instruction
-		for _, t := range r.tests {
-			off := 16 + 8*t.arg // little endian: lower half first
-			if t.high {
-				off += 4
-			}
-			body = append(body, bpf.LoadAbsolute{Off: off, Size: 4})
-			if t.mask {
-				body = append(body, bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: t.values[0], SkipFalse: 1}, ret(t.action))
-				continue
-			}
-			for i, v := range t.values {
-				// Found: to the return, or past it when the absence decides.
-				skip := len(t.values) - 1 - i
-				if t.not {
-					skip++
-				}
-				j := bpf.JumpIf{Cond: bpf.JumpEqual, Val: v, SkipTrue: uint8(skip)}
-				if i == len(t.values)-1 && !t.not {
-					j.SkipFalse = 1
-				}
-				body = append(body, j)
-			}
-			body = append(body, ret(t.action))
-		}
-		body = append(body, ret(r.end))
-		emit(bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(nr), SkipFalse: uint8(len(body))})
-		emit(body...)
-	}
-	var numbers []int
+	actions := map[int][]bpf.Instruction{}
 	for _, name := range allowed() {
-		if nr, ok := m.SyscallNames[name]; ok && !decided[nr] {
-			numbers = append(numbers, nr)
+		if nr, ok := m.SyscallNames[name]; ok {
+			actions[nr] = []bpf.Instruction{ret(allow)}
 		}
 	}
-	slices.Sort(numbers)
-	numbers = slices.Compact(numbers)
-	for i := 0; i < len(numbers); {
-		j := i
-		for j+1 < len(numbers) && numbers[j+1] == numbers[j]+1 {
-			j++
+	for _, r := range conditional() {
+		if nr, ok := m.SyscallNames[r.name]; ok {
+			actions[nr] = r.instructions()
 		}
-		emit(bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(numbers[i]), SkipTrue: 2},
-			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: uint32(numbers[j]), SkipTrue: 1},
-			ret(allow))
-		i = j + 1
 	}
 	// A call newer than the table is answered as an older kernel would, so that
 	// libraries fall back.
@@ -206,7 +162,20 @@ func newFilter(m *arch.Info) ([]byte, error) {
 	for nr := range m.SyscallNumbers {
 		newest = max(newest, nr)
 	}
-	emit(bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: uint32(newest), SkipFalse: 1}, ret(enosys), ret(eperm))
+	var spans []span
+	for nr := range newest + 2 {
+		do := actions[nr]
+		switch {
+		case nr > newest:
+			do = []bpf.Instruction{ret(enosys)}
+		case do == nil:
+			do = []bpf.Instruction{ret(eperm)}
+		}
+		if n := len(spans); n == 0 || !slices.Equal(spans[n-1].do, do) {
+			spans = append(spans, span{uint32(nr), do})
+		}
+	}
+	emit(choose(spans)...)
 
 	raw, err := bpf.Assemble(prog)
 	if err != nil {
@@ -219,6 +188,60 @@ func newFilter(m *arch.Info) ([]byte, error) {
 		b = binary.LittleEndian.AppendUint32(b, i.K)
 	}
 	return b, nil
+}
+
+func ret(action uint32) bpf.Instruction { return bpf.RetConstant{Val: action} }
+
+// instructions decide about the call the rule is for.
+func (r rule) instructions() []bpf.Instruction {
+	var body []bpf.Instruction
+	for _, t := range r.tests {
+		off := 16 + 8*t.arg // little endian: lower half first
+		if t.high {
+			off += 4
+		}
+		body = append(body, bpf.LoadAbsolute{Off: off, Size: 4})
+		if t.mask {
+			body = append(body, bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: t.values[0], SkipFalse: 1}, ret(t.action))
+			continue
+		}
+		for i, v := range t.values {
+			// Found: to the return, or past it when the absence decides.
+			skip := len(t.values) - 1 - i
+			if t.not {
+				skip++
+			}
+			j := bpf.JumpIf{Cond: bpf.JumpEqual, Val: v, SkipTrue: uint8(skip)}
+			if i == len(t.values)-1 && !t.not {
+				j.SkipFalse = 1
+			}
+			body = append(body, j)
+		}
+		body = append(body, ret(t.action))
+	}
+	return append(body, ret(r.end))
+}
+
+// A span is what is done for the numbers from this one to that of the next span.
+type span struct {
+	from uint32
+	do   []bpf.Instruction
+}
+
+// choose finds the span of the number that is loaded, by halves.
+func choose(spans []span) []bpf.Instruction {
+	if len(spans) == 1 {
+		return spans[0].do
+	}
+	half := len(spans) / 2
+	lower, upper := choose(spans[:half]), choose(spans[half:])
+	var jump []bpf.Instruction
+	if len(lower) <= 255 {
+		jump = []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: spans[half].from, SkipTrue: uint8(len(lower))}}
+	} else { // a conditional jump is short
+		jump = []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: spans[half].from, SkipFalse: 1}, bpf.Jump{Skip: uint32(len(lower))}}
+	}
+	return slices.Concat(jump, lower, upper)
 }
 
 // seccomp appends the installation of a filter.

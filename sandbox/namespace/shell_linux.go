@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"sync"
@@ -50,15 +49,10 @@ type child struct {
 // A waiting child stands in its party's groups and waits for its program.
 type waiting struct {
 	pid   int // inside
-	conn  *net.UnixConn
+	conn  *conn
 	party *party
 	child *child
 }
-
-// pooledChildren is how many children wait in a shell made ahead: for the runtime
-// and two extensions. Joining groups is what costs most when it has to be done at
-// once. Those nobody took by the first freeze are let go.
-const pooledChildren = 3
 
 // newShell makes a shell with this many waiting children.
 func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err error) {
@@ -105,14 +99,27 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 	if err := s.furnish(); err != nil {
 		return nil, fmt.Errorf("furnish a sandbox: %w", err)
 	}
-	for range children {
+	return s, s.wait(ctx, children)
+}
+
+// wait makes the number of waiting children that of a shell nobody has yet.
+func (s *shell) wait(ctx context.Context, children int) error {
+	for len(s.ready) < children {
 		w, err := s.fork("")
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.ready = append(s.ready, w)
 	}
-	return s, nil
+	for len(s.ready) > children {
+		last := len(s.ready) - 1
+		w := s.ready[last]
+		s.ready = s.ready[:last]
+		if err := s.letGo(ctx, w); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // limitEgress takes away what a Spec does not allow of what the driver does.
@@ -134,9 +141,12 @@ func (s *shell) limitEgress(want sandbox.Egress) error {
 // furnish runs the part of the set-up that is the same for every sandbox.
 func (s *shell) furnish() error {
 	p := &program{}
-	defer closeAll(p.joinGroups(s.group.joins))
+	groups, err := p.joinGroups(s.group.joins)
+	if err != nil {
+		return err
+	}
+	defer closeAll(groups)
 	none := p.str("")
-	p.call("unshare cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
 	if !s.d.ids.single {
 		p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
 		p.call("setresgid", unix.SYS_SETRESGID, 0, 0, 0)
@@ -155,7 +165,7 @@ func (s *shell) furnish() error {
 		p.try("mask "+name, unix.SYS_MOUNT, null, p.str("/proc/"+name), none, unix.MS_BIND, 0)
 	}
 	p.drop()
-	_, err := s.link.run(p)
+	_, err = s.link.run(p)
 	return err
 }
 
@@ -171,21 +181,22 @@ func (p *program) drop() {
 	p.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 }
 
-// joinGroups appends what makes the process join groups. The files must stay
-// open until the program is sent.
-func (p *program) joinGroups(dirs []string) []int {
+// joinGroups appends what makes the process join groups by their files tasks or
+// cgroup.procs, which must stay open until the program is sent.
+func (p *program) joinGroups(files []string) ([]int, error) {
 	var fds []int
 	zero := p.str("0")
-	for _, d := range dirs {
+	for _, f := range files {
 		// The permission is that of who opened the file.
-		fd, err := unix.Open(d+"/cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(f, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			continue // the write below reports it
+			closeAll(fds)
+			return nil, fmt.Errorf("open %s: %w", f, err)
 		}
 		fds = append(fds, fd)
-		p.call("join "+d, unix.SYS_WRITE, p.file(fd), zero, 1)
+		p.call("join "+f, unix.SYS_WRITE, p.file(fd), zero, 1)
 	}
-	return fds
+	return fds, nil
 }
 
 func closeAll(fds []int) {
@@ -218,39 +229,55 @@ func (s *shell) fork(name string) (*waiting, error) {
 const noCrashHelper = 1
 
 // forkInto has the init make a child that waits in the groups of a party.
-func (s *shell) forkInto(party *party) (*waiting, error) {
+func (s *shell) forkInto(party *party) (_ *waiting, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("make a process in the sandbox: %w", err)
+		}
+	}()
+	// The child finds its first message when it looks: it joins its groups and
+	// takes on the filter, long before it is needed.
+	join := &program{kind: kindRun}
+	into, files := party.into, party.join
+	if into != "" && party.killed.Load() {
+		into, files = "", append([]string{into + "/cgroup.procs"}, files...)
+	}
+	groups, err := join.joinGroups(files)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(groups)
+	join.call("unshare cgroup namespace", unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
+	core := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, noCrashHelper), noCrashHelper)
+	join.call("set limit", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, join.bytes(core), 0) // the filter keeps it
+	join.seccomp(s.d.filter)
+
+	fork := &program{}
+	args := make([]byte, 88) // struct clone_args, version 2
+	binary.LittleEndian.PutUint64(args[32:], uint64(unix.SIGCHLD))
+	at := fork.bytes(args)
+	if into != "" {
+		dir, err := unix.Open(into, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", into, err)
+		}
+		defer unix.Close(dir)
+		binary.LittleEndian.PutUint64(fork.blob[at:], unix.CLONE_INTO_CGROUP)
+		fork.relocate(at+80, fork.file(dir))
+	}
 	conn, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
 	}
-	// The child finds its first message when it looks: it joins its groups and
-	// takes on the filter, long before it is needed.
-	join := &program{kind: kindRun}
-	zero := join.str("0")
-	for i, f := range party.procs {
-		fd, release, err := f.hold()
-		if err != nil {
-			conn.Close()
-			unix.Close(theirs)
-			return nil, fmt.Errorf("make a process in the sandbox: %w", err)
-		}
-		defer release()
-		join.call("join "+party.dirs[i], unix.SYS_WRITE, join.file(fd), zero, 1)
-	}
-	core := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, noCrashHelper), noCrashHelper)
-	join.call("set limit", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_CORE, join.bytes(core), 0) // the filter keeps it
-	join.seccomp(s.d.filter)
-	err = send(conn, join, 0)
+	fork.call("fork", opClone, at, len(args), fork.file(theirs), 1)
 	var pid int64
-	if err == nil {
-		p := &program{}
-		p.call("fork", opClone, 0, 0, p.file(theirs), 1)
-		pid, err = s.link.run(p)
+	if err = send(conn, join, 0); err == nil {
+		pid, err = s.link.run(fork)
 	}
 	unix.Close(theirs)
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("make a process in the sandbox: %w", err)
+		return nil, err
 	}
 	w := &waiting{pid: int(pid), conn: conn, party: party, child: s.child(int(pid))}
 	s.own(w)
@@ -260,7 +287,7 @@ func (s *shell) forkInto(party *party) (*waiting, error) {
 	}
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("make a process in the sandbox: %w", err)
+		return nil, err
 	}
 	return w, nil
 }

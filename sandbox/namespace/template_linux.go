@@ -316,6 +316,7 @@ func (t *template) program() (*program, func(), error) {
 	}
 	p := &program{}
 	dot, slash, none := p.str("."), p.str("/"), p.str("")
+	p.try("set name", unix.SYS_PRCTL, unix.PR_SET_NAME, p.str("lambdad-init"), 0, 0, 0) // for ps
 	p.call("unshare mount namespace", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
 	p.call("make mounts private", unix.SYS_MOUNT, 0, slash, 0, unix.MS_REC|unix.MS_PRIVATE, 0)
 	// The mount itself, which stays writable for point: before Linux 6.15 one without
