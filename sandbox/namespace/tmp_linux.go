@@ -5,6 +5,7 @@ package namespace
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,6 +31,9 @@ import (
 // functions may write together can be more than the disk has. None is made when
 // that would cut into the reserve; when the disk is full all the same, writing to
 // /tmp fails with what the disk says.
+//
+// A file system that was provably never written serves another sandbox
+// (tmpImage.unwritten).
 
 const (
 	tmpDefault = 512 << 20
@@ -40,6 +44,8 @@ const (
 	tmpEnders = 2
 	// tmpEnding is how many may wait for that before Destroy waits, too.
 	tmpEnding = 64
+	// tmpSpare is how many that were never written are kept beyond those made ahead.
+	tmpSpare = 6
 	// tmpAbandon is the content from which on unmounting says that nothing needs to
 	// be written back. The kernel's log has a line for each, and a little is written
 	// faster than logged.
@@ -64,6 +70,7 @@ type tmpImages struct {
 	mu        sync.Mutex
 	templates map[int64]*tmpTemplate
 
+	aim    int            // how many to have made ahead
 	ahead  chan *tmpImage // of the default size
 	ending chan *tmpImage
 	enders sync.WaitGroup
@@ -72,9 +79,12 @@ type tmpImages struct {
 // A tmpTemplate is what images of one size begin with.
 type tmpTemplate struct {
 	mu     sync.Mutex // held while it is made
+	size   int64      // what can be written
 	length int64      // of the image; 0: not made yet
 	blocks []tmpExtent
-	used   int64 // in blocks, in bytes
+	used   int64  // in blocks, in bytes
+	inodes []byte // the first block of the inode table
+	table  int64  // where it is
 }
 
 type tmpExtent struct {
@@ -88,6 +98,10 @@ type tmpImage struct {
 	// root keeps the file system mounted when the sandbox ends, so that writing it
 	// back is not what the end waits for.
 	root int
+
+	loop  int // the number of its device
+	from  *tmpTemplate
+	blank unix.Statfs_t // before anybody had it
 }
 
 // A tmpError says why /tmp cannot be on disk here.
@@ -105,12 +119,14 @@ func newTmpImages(ctx context.Context, dir string, reserve int64, owner, ahead i
 	t := &tmpImages{
 		dir: dir, reserve: reserve, owner: owner, log: log, nodes: -1,
 		known: map[int]bool{}, templates: map[int64]*tmpTemplate{},
-		ahead: make(chan *tmpImage, max(ahead, 0)), ending: make(chan *tmpImage, tmpEnding),
+		aim: max(ahead, 0), ahead: make(chan *tmpImage, max(ahead, 0)+tmpSpare), ending: make(chan *tmpImage, tmpEnding),
 	}
 	for range tmpEnders {
 		t.enders.Go(func() {
 			for i := range t.ending {
-				i.end()
+				if !t.again(i) {
+					i.end()
+				}
 			}
 		})
 	}
@@ -195,15 +211,72 @@ func (t *tmpImages) take(ctx context.Context, size int64) (*tmpImage, error) {
 }
 
 // wants says whether one more should be made ahead.
-func (t *tmpImages) wants() bool { return t != nil && len(t.ahead) < cap(t.ahead) }
+func (t *tmpImages) wants() bool { return t != nil && len(t.ahead) < t.aim }
 
 // prepare makes one ahead. Only one goroutine may call it.
 func (t *tmpImages) prepare(ctx context.Context) error {
 	i, err := t.make(ctx, tmpDefault)
 	if err == nil {
-		t.ahead <- i
+		t.keep(i)
 	}
 	return err
+}
+
+func (t *tmpImages) keep(i *tmpImage) {
+	select {
+	case t.ahead <- i:
+	default:
+		i.end()
+	}
+}
+
+// again makes a file system whose sandbox is gone ready for another if it was never
+// written, and says so.
+func (t *tmpImages) again(i *tmpImage) bool {
+	if i.from == nil || i.from.size != tmpDefault || len(t.ahead) == cap(t.ahead) {
+		return false
+	}
+	device, source, err := t.open(i.loop)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(device)
+	if !i.unwritten(device) {
+		return false
+	}
+	// The mount went with the sandbox; the file system is held by its root.
+	i.detach()
+	next, err := mountExt4(source)
+	if err != nil {
+		t.log.Warn("a /tmp that was never written could not be mounted again", "error", err)
+		return false
+	}
+	var was, is unix.Stat_t
+	if unix.Fstat(i.root, &was) != nil || unix.Fstat(next.root, &is) != nil || was.Dev != is.Dev {
+		next.end()
+		return false
+	}
+	unix.Close(i.root)
+	next.loop, next.from, next.blank = i.loop, i.from, i.blank
+	t.keep(next)
+	return true
+}
+
+// unwritten proves that nobody has written to the file system, nor read in a way that
+// shows. Whatever is made in it first, with a name or without, takes one of the first
+// free inodes, from 11; a name also changes the times of the root, 2, as listing does
+// once. Inodes to 16 are in the first block of the table, and a removed one keeps the
+// time of its end. So the block, read where the file system has it in memory, is that
+// of the template if and only if nothing was ever made: nobody inside owns the root or
+// may change it otherwise.
+func (i *tmpImage) unwritten(device int) bool {
+	var s unix.Statfs_t
+	if unix.Fstatfs(i.root, &s) != nil || s != i.blank {
+		return false
+	}
+	block := make([]byte, tmpBlock)
+	n, err := unix.Pread(device, block, i.from.table)
+	return err == nil && n == tmpBlock && bytes.Equal(block, i.from.inodes)
 }
 
 // make makes a new file system.
@@ -225,7 +298,11 @@ func (t *tmpImages) make(ctx context.Context, size int64) (*tmpImage, error) {
 			return nil, fmt.Errorf("write an image in %s: %w", t.dir, err)
 		}
 	}
-	return t.mount(image)
+	i, err := t.mount(image)
+	if err == nil && unix.Fstatfs(i.root, &i.blank) == nil {
+		i.from = tpl
+	}
+	return i, err
 }
 
 // room refuses to make an image of this many bytes when that would cut into the
@@ -283,12 +360,16 @@ func (t *tmpImages) sweep() error {
 // mount attaches an image and mounts it. The image's descriptor stays the
 // caller's.
 func (t *tmpImages) mount(image int) (*tmpImage, error) {
-	loop, source, err := t.attach(image)
+	n, loop, source, err := t.attach(image)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(loop) // from then on the mount holds the device
-	return mountExt4(source)
+	i, err := mountExt4(source)
+	if err == nil {
+		i.loop = n
+	}
+	return i, err
 }
 
 func mountExt4(source string) (*tmpImage, error) {
@@ -308,8 +389,8 @@ func mountExt4(source string) (*tmpImage, error) {
 	return &tmpImage{mount: fd, root: root}, nil
 }
 
-// attach gives an image a loop device, and returns its descriptor and name.
-func (t *tmpImages) attach(image int) (int, string, error) {
+// attach gives an image a loop device, and returns its number, descriptor and name.
+func (t *tmpImages) attach(image int) (n, loop int, source string, err error) {
 	t.attaching.Lock()
 	defer t.attaching.Unlock()
 	// Others on the host may take or remove the same device between the calls.
@@ -317,7 +398,7 @@ func (t *tmpImages) attach(image int) (int, string, error) {
 	for range 100 {
 		n, err := unix.IoctlRetInt(int(t.control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
-			return -1, "", fmt.Errorf("get a free loop device: %w", err)
+			return -1, -1, "", fmt.Errorf("get a free loop device: %w", err)
 		}
 		if !t.known[n] {
 			t.known[n] = true
@@ -329,21 +410,21 @@ func (t *tmpImages) attach(image int) (int, string, error) {
 			continue
 		}
 		if err != nil {
-			return -1, "", err
+			return -1, -1, "", err
 		}
 		err = unix.IoctlLoopConfigure(loop, &unix.LoopConfig{
 			Fd: uint32(image), Size: tmpBlock,
 			Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO},
 		})
 		if err == nil {
-			return loop, source, nil
+			return n, loop, source, nil
 		}
 		unix.Close(loop)
 		if last = err; !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENXIO) {
-			return -1, "", fmt.Errorf("attach an image to /dev/loop%d: %w", n, err)
+			return -1, -1, "", fmt.Errorf("attach an image to /dev/loop%d: %w", n, err)
 		}
 	}
-	return -1, "", fmt.Errorf("attach an image: others took every loop device offered: %w", last)
+	return -1, -1, "", fmt.Errorf("attach an image: others took every loop device offered: %w", last)
 }
 
 // loopMajor is the major number of loop devices.
@@ -447,15 +528,40 @@ func (t *tmpImages) build(ctx context.Context, tpl *tmpTemplate, size int64) err
 			return err
 		}
 		if free >= want {
-			tpl.length, tpl.blocks, tpl.used = length, blocks, 0
+			tpl.size, tpl.length, tpl.blocks, tpl.used = size, length, blocks, 0
 			for _, b := range blocks {
 				tpl.used += int64(len(b.content))
 			}
-			return nil
+			return tpl.findInodes()
 		}
 		length += (want - free) + (want-free)/8
 	}
 	return fmt.Errorf("an image of %d MiB does not hold %d MiB", length>>20, want>>20)
+}
+
+// findInodes finds the first block of the inode table, by the first group's
+// descriptor, which follows the superblock's block.
+func (tpl *tmpTemplate) findInodes() error {
+	groups := tpl.block(tmpBlock)
+	if groups != nil {
+		tpl.table = int64(binary.LittleEndian.Uint32(groups[8:])) * tmpBlock
+		tpl.inodes = tpl.block(tpl.table)
+	}
+	if tpl.inodes == nil {
+		tpl.length = 0
+		return errors.New("an image without inodes")
+	}
+	return nil
+}
+
+// block is one block of the template, nil when it is empty.
+func (tpl *tmpTemplate) block(at int64) []byte {
+	for _, b := range tpl.blocks {
+		if b.at <= at && at+tmpBlock <= b.at+int64(len(b.content)) {
+			return b.content[at-b.at:][:tmpBlock]
+		}
+	}
+	return nil
 }
 
 // format makes one image and returns what is in it and what it can hold.

@@ -60,7 +60,7 @@ func BenchmarkTmp(b *testing.B) {
 			}
 		}
 		lap("write")
-		loop, source, err := t.attach(image)
+		_, loop, source, err := t.attach(image)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func TestTmpOwnNode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	loop, source, err := i.attach(image)
+	_, loop, source, err := i.attach(image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -416,5 +416,91 @@ func TestTmpSweep(t *testing.T) {
 	}
 	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("still there: %v", err)
+	}
+}
+
+// TestTmpAgain: a file system serves a second sandbox only if nobody wrote to the
+// first one's, however it was hidden.
+func TestTmpAgain(t *testing.T) {
+	images := images(t, 0)
+	for _, c := range []struct {
+		name  string
+		do    func(root int) error
+		again bool
+	}{
+		{"nothing", func(int) error { return nil }, true},
+		{"looked at", func(root int) error {
+			var st unix.Stat_t
+			if err := unix.Fstatat(root, "missing", &st, 0); !errors.Is(err, unix.ENOENT) {
+				return err
+			}
+			return unix.Fstat(root, &st)
+		}, true},
+		{"a file made and removed", func(root int) error {
+			fd, err := unix.Openat(root, "x", unix.O_CREAT|unix.O_RDWR, 0o600)
+			if err != nil {
+				return err
+			}
+			return errors.Join(unix.Close(fd), unix.Unlinkat(root, "x", 0))
+		}, false},
+		{"a file without a name", func(root int) error {
+			fd, err := unix.Openat(root, ".", unix.O_TMPFILE|unix.O_RDWR, 0o600)
+			if err != nil {
+				return err
+			}
+			_, err = unix.Write(fd, make([]byte, 1<<20))
+			return errors.Join(err, unix.Close(fd))
+		}, false},
+		{"a file without a name, nor content", func(root int) error {
+			fd, err := unix.Openat(root, ".", unix.O_TMPFILE|unix.O_RDWR, 0o600)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		}, false},
+		{"a directory made and removed", func(root int) error {
+			return errors.Join(unix.Mkdirat(root, "x", 0o700), unix.Unlinkat(root, "x", unix.AT_REMOVEDIR))
+		}, false},
+		{"listed", func(root int) error {
+			_, err := unix.Getdents(root, make([]byte, 4096))
+			return err
+		}, false},
+		{"touched", func(root int) error { return unix.UtimesNanoAt(root, ".", nil, 0) }, false},
+		{"an attribute set and removed", func(root int) error {
+			return errors.Join(unix.Fsetxattr(root, "trusted.x", []byte("y"), 0), unix.Fremovexattr(root, "trusted.x"))
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i, err := images.make(t.Context(), tmpDefault)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := i.loop
+			if err := c.do(i.root); err != nil {
+				t.Fatal(err)
+			}
+			again := images.again(i)
+			if again != c.again {
+				t.Errorf("used again: %v", again)
+			}
+			if !again {
+				i.end()
+				return
+			}
+			next, err := images.take(t.Context(), tmpDefault)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer next.end()
+			if next.loop != before {
+				t.Errorf("device %d, then %d", before, next.loop)
+			}
+			if err := unix.Mkdirat(next.root, "x", 0o700); err != nil {
+				t.Error(err)
+			}
+			if images.again(next) {
+				t.Error("used again after the second one wrote")
+			}
+		})
 	}
 }
