@@ -158,6 +158,7 @@ type Environment struct {
 
 	// Owned by run.
 	gen          *generation // nil between generations
+	oomKills     int         // before gen began
 	ready        bool        // gen completed its initialisation
 	frozenAt     time.Time   // zero: not frozen
 	initDuration time.Duration
@@ -728,6 +729,9 @@ func (e *Environment) reset(ctx context.Context, reason string) error {
 		e.close()
 		return fmt.Errorf("environment: reset the sandbox: %w", err)
 	}
+	if u, err := e.cfg.Sandbox.Usage(); err == nil {
+		e.oomKills = u.OOMKills
+	}
 	e.close()
 	return nil
 }
@@ -863,7 +867,7 @@ func (e *Environment) crashed(p *party) *failure {
 			f.text = "Runtime exited without providing a reason"
 		}
 		if exit.Signal == 9 {
-			if u, err := e.cfg.Sandbox.Usage(); err == nil && u.OOMKills > e.gen.oomKills {
+			if u, err := e.cfg.Sandbox.Usage(); err == nil && u.OOMKills > e.oomKills {
 				f.errorType = errOutOfMemory
 			}
 		}

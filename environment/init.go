@@ -38,7 +38,6 @@ type generation struct {
 	extensions []*party
 	runtime    *party
 	exits      chan *party
-	oomKills   int           // before it began
 	waited     time.Duration // until all external extensions had registered
 }
 
@@ -155,9 +154,6 @@ func (e *Environment) begin() (*generation, error) {
 		}),
 		address: l.Addr().String(),
 		exits:   make(chan *party, lambdad.MaxExtensions+1),
-	}
-	if u, err := e.cfg.Sandbox.Usage(); err == nil {
-		g.oomKills = u.OOMKills
 	}
 	g.served.Go(func() {
 		// A sandbox that is destroyed closes its listeners first.
