@@ -162,6 +162,9 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	var pctx context.Context
 	pctx, d.cancel = context.WithCancel(context.Background())
 	if size > 0 {
+		if d.tmp != nil {
+			d.tmp.kept = d.wantMore
+		}
 		d.work.Go(func() { d.keepFilled(pctx) })
 	}
 	return d, nil
@@ -297,9 +300,16 @@ func (d *demand) children() int {
 // Create, so that nothing it makes is swept.
 func (d *Driver) keepFilled(ctx context.Context) {
 	for {
+		var quiet <-chan time.Time
+		if d.tmp.surplus() {
+			quiet = time.After(tmpQuiet)
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-quiet:
+			d.tmp.trim()
+			continue
 		case <-d.refill:
 		}
 		for (len(d.pool) < cap(d.pool) || d.tmp.wants()) && ctx.Err() == nil {

@@ -175,11 +175,13 @@ type route struct {
 
 // routes lists the host's IPv4 routes of every table, one for each way.
 func (e *egress) routes() ([]route, error) {
-	list, err := e.host.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	list, err := whole(func() ([]netlink.Route, error) {
+		return e.host.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
-	links, err := e.host.LinkList()
+	links, err := whole(e.host.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's links: %w", err)
 	}
@@ -434,7 +436,7 @@ func sweepLinks(id string, live func(string) bool) error {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer h.Close()
-	links, err := h.LinkList()
+	links, err := whole(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -449,6 +451,16 @@ func sweepLinks(id string, live func(string) bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// whole asks the kernel for a list again when it changed while it was read.
+func whole[T any](list func() ([]T, error)) (l []T, err error) {
+	for range 20 {
+		if l, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return l, err
 }
 
 // vanished says that a link went by itself, with its namespace.

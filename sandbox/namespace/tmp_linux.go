@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,8 +45,10 @@ const (
 	tmpEnders = 2
 	// tmpEnding is how many may wait for that before Destroy waits, too.
 	tmpEnding = 64
-	// tmpSpare is how many that were never written are kept beyond those made ahead.
+	// tmpSpare is how many that were never written are kept beyond those made ahead,
+	// until nobody has asked for one for tmpQuiet.
 	tmpSpare = 6
+	tmpQuiet = 250 * time.Millisecond
 	// tmpAbandon is the content from which on unmounting says that nothing needs to
 	// be written back. The kernel's log has a line for each, and a little is written
 	// faster than logged.
@@ -70,7 +73,8 @@ type tmpImages struct {
 	mu        sync.Mutex
 	templates map[int64]*tmpTemplate
 
-	aim    int            // how many to have made ahead
+	aim    int            // how many to have made ahead; none: none is kept
+	kept   func()         // called when there is another one ahead
 	ahead  chan *tmpImage // of the default size
 	ending chan *tmpImage
 	enders sync.WaitGroup
@@ -119,7 +123,10 @@ func newTmpImages(ctx context.Context, dir string, reserve int64, owner, ahead i
 	t := &tmpImages{
 		dir: dir, reserve: reserve, owner: owner, log: log, nodes: -1,
 		known: map[int]bool{}, templates: map[int64]*tmpTemplate{},
-		aim: max(ahead, 0), ahead: make(chan *tmpImage, max(ahead, 0)+tmpSpare), ending: make(chan *tmpImage, tmpEnding),
+		aim: max(ahead, 0), kept: func() {}, ending: make(chan *tmpImage, tmpEnding),
+	}
+	if t.aim > 0 {
+		t.ahead = make(chan *tmpImage, t.aim+tmpSpare)
 	}
 	for range tmpEnders {
 		t.enders.Go(func() {
@@ -225,8 +232,23 @@ func (t *tmpImages) prepare(ctx context.Context) error {
 func (t *tmpImages) keep(i *tmpImage) {
 	select {
 	case t.ahead <- i:
+		t.kept()
 	default:
 		i.end()
+	}
+}
+
+// surplus says whether more are ahead than are made.
+func (t *tmpImages) surplus() bool { return t != nil && len(t.ahead) > t.aim }
+
+// trim ends the surplus.
+func (t *tmpImages) trim() {
+	for t.surplus() {
+		select {
+		case i := <-t.ahead:
+			i.end()
+		default:
+		}
 	}
 }
 

@@ -422,7 +422,7 @@ func TestTmpSweep(t *testing.T) {
 // TestTmpAgain: a file system serves a second sandbox only if nobody wrote to the
 // first one's, however it was hidden.
 func TestTmpAgain(t *testing.T) {
-	images := images(t, 0)
+	images := images(t, 1)
 	for _, c := range []struct {
 		name  string
 		do    func(root int) error
