@@ -114,6 +114,15 @@ func (d *diagnosis) print(std stdio) {
 	if d.Cure != "" {
 		fmt.Fprintf(std.out, "  cure: %s\n", d.Cure)
 	}
+	// What is the same for several is told once.
+	told := map[string]string{d.Cure: "the tier"}
+	once := func(text, name string) string {
+		if first, ok := told[text]; ok {
+			return "as for " + first
+		}
+		told[text] = name
+		return text
+	}
 	fmt.Fprintln(std.out, "\npromises:")
 	for _, p := range d.Promises {
 		mark := "holds"
@@ -122,8 +131,8 @@ func (d *diagnosis) print(std stdio) {
 		}
 		fmt.Fprintf(std.out, "  %s  %s\n", mark, p.Name)
 		if !p.Kept {
-			fmt.Fprintf(std.out, "         why:  %s\n", p.Why)
-			fmt.Fprintf(std.out, "         cure: %s\n", p.Cure)
+			fmt.Fprintf(std.out, "         why:  %s\n", once(p.Why, p.Name))
+			fmt.Fprintf(std.out, "         cure: %s\n", once(p.Cure, p.Name))
 		}
 	}
 	fmt.Fprintln(std.out, "\nruntimes:")

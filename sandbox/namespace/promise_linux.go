@@ -34,7 +34,10 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 	}
 	add("a user id of its own", single, "run lambdad as root")
 	cure := "mount the cgroup controllers and make them writable (cgroup v2, or v1 with memory, pids, cpu, cpuacct)"
-	if d.cfg.Rootless {
+	switch {
+	case d.cfg.Rootless && inContainer():
+		cure = "docker run --privileged --cgroupns=private, as root: groups come with the root tier"
+	case d.cfg.Rootless:
 		cure = "start lambdad in a control group of its own: systemd-run --user --scope -p Delegate=yes lambdad serve, or the user unit packaging/systemd/user/lambdad.service; memory, pids and cpu must be delegated to users (systemctl edit user@.service: [Service] Delegate=cpu memory pids)"
 		if !d.cgroups.unified {
 			cure = "boot the host with cgroup v2 (kernel parameter systemd.unified_cgroup_hierarchy=1), since systemd delegates no v1 groups to users, and " + cure
