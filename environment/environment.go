@@ -17,6 +17,7 @@ package environment
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -771,6 +772,9 @@ func (e *Environment) end(err error) {
 	close(e.done)
 }
 
+// noLog throws away: it says only what processes in the sandbox did.
+var noLog = log.New(io.Discard, "", 0)
+
 // serveEndpoint serves the AWS endpoint inside the sandbox for the life of the
 // environment.
 func (e *Environment) serveEndpoint() error {
@@ -782,7 +786,9 @@ func (e *Environment) serveEndpoint() error {
 		return fmt.Errorf("environment: listen for AWS calls inside the sandbox: %w", err)
 	}
 	e.endpoint = "http://" + l.Addr().String()
-	e.endpointHTTP = &http.Server{Handler: e.cfg.Endpoint, MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	e.endpointHTTP = &http.Server{Handler: e.cfg.Endpoint, MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: 10 * time.Second, ErrorLog: noLog,
+		// None: tables for HTTP/2 over TLS would be made for each environment.
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}}
 	e.endpointDone = make(chan struct{})
 	go func() {
 		defer close(e.endpointDone)

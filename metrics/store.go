@@ -72,6 +72,7 @@ type Store struct {
 
 	mu     sync.Mutex // guards the rest, and is held while data are written
 	series map[string]*series
+	swept  time.Time // when those not written to for long were last looked for
 	// dropped counts values that were recorded and could not be kept.
 	dropped int64
 }
@@ -303,7 +304,8 @@ func (s *Store) seriesOf(id *ID, high bool, now time.Time) (*series, error) {
 		if id.Namespace == Namespace {
 			limit *= 2 // what clients put leaves room for the functions' own
 		}
-		if len(s.series) >= limit {
+		if len(s.series) >= limit && now.Sub(s.swept) >= time.Minute { // not for each that is refused
+			s.swept = now
 			for k, old := range s.series {
 				if now.Sub(old.used) > 3*time.Hour {
 					delete(s.series, k)

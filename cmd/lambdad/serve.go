@@ -292,7 +292,10 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	banner(std.out, cfg, endpoint, n)
 	fmt.Fprintf(std.out, "ready in %d ms\n", time.Since(begin).Milliseconds())
 	// Reading the records leaves garbage, with many functions as much as is kept.
-	group.Go(func() error { debug.FreeOSMemory(); return nil })
+	group.Go(func() error {
+		debug.FreeOSMemory()
+		return giveBack(background, n.worker.Stats)
+	})
 
 	select {
 	case <-ctx.Done():
