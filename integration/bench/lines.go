@@ -13,8 +13,10 @@ import (
 // lineCount is how many lines are written at each rate.
 const lineCount = 100_000
 
-// lineRates are how many a second.
-var lineRates = []int{50_000, 100_000, 200_000}
+// lineRates are how many a second, promisedRate the one that is promised.
+const promisedRate = 100_000
+
+var lineRates = []int{50_000, promisedRate, 2 * promisedRate}
 
 // lines has one environment write lines and one subscriber count them.
 func lines(ctx context.Context, b *bench, r *section) error {
@@ -34,6 +36,9 @@ func lines(ctx context.Context, b *bench, r *section) error {
 	}
 	var rows [][]string
 	for _, rate := range lineRates {
+		if b.rounds < quick.rounds && rate != promisedRate {
+			continue
+		}
 		name := fmt.Sprintf("lines-%d", rate)
 		err := s.create(ctx, name, goRuntime, b.probe, 0, func(in map[string]any) {
 			in["Layers"], in["MemorySize"] = []string{layer.LayerVersionArn}, 3538
@@ -56,7 +61,7 @@ func lines(ctx context.Context, b *bench, r *section) error {
 		written, received := lineCount/(float64(a.TookUS)/1e6), float64(counted)/took.Seconds()
 		rows = append(rows, []string{fmt.Sprintf("%s/s", short(float64(rate))), fmt.Sprintf("%s/s", short(written)),
 			fmt.Sprintf("%d of %d", counted, lineCount), fmt.Sprintf("%s/s", short(received)), fmt.Sprint(dropped)})
-		if rate == 100_000 {
+		if rate == promisedRate {
 			held := "not held"
 			switch {
 			case counted == lineCount && written >= 0.95*float64(rate):

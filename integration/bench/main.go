@@ -50,7 +50,7 @@ type options struct {
 
 // usual is what make bench measures; quick is for a look while one works.
 var (
-	usual = options{limit: 5 * time.Minute, rounds: 40, requests: 25, slice: 150 * time.Millisecond, cold: 25, environments: 200}
+	usual = options{limit: 5 * time.Minute, rounds: 32, requests: 25, slice: 150 * time.Millisecond, cold: 15, environments: 200}
 	quick = options{limit: time.Minute, rounds: 15, requests: 15, slice: 50 * time.Millisecond, cold: 5, environments: 30}
 )
 

@@ -24,10 +24,9 @@ import (
 // by colons.
 const sandboxRole = "LAMBDAD_BENCH_SANDBOXES"
 
-// How long sandboxes are built in a turn, how often, and how many at once.
+// How long sandboxes are built in a turn, and how many at once.
 const (
 	sandboxTime     = time.Second
-	sandboxTurns    = 5
 	sandboxParallel = 2
 	sandboxID       = "beac4000"
 )
@@ -59,7 +58,7 @@ func sandboxes(ctx context.Context, b *bench, r *section) error {
 	}
 	rates := make([][]float64, len(variants))
 	var last built
-	for range sandboxTurns {
+	for range max(b.rounds/6, 1) {
 		for i, v := range variants {
 			if last, err = buildElsewhere(ctx, v, dir, b.probe); err != nil {
 				return err
