@@ -116,7 +116,7 @@ func (c *costs) measured(cost *telemetry.Cost) {
 // then less: what file cache came and went is not known at the end (sandbox.Sampler).
 type sampler struct {
 	box   sandbox.Sampler // nil: there is nothing to look at
-	timer *time.Timer
+	alarm alarm
 	begun time.Time
 }
 
@@ -135,28 +135,68 @@ func (s *sampler) start() <-chan time.Time {
 		return nil
 	}
 	s.begun = time.Now()
-	if s.timer == nil {
-		s.timer = time.NewTimer(lookOften)
-	} else {
-		s.timer.Reset(lookOften)
-	}
-	return s.timer.C
+	return s.alarm.set(s.begun.Add(lookOften), s.begun)
 }
 
-func (s *sampler) stop() {
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-}
+func (s *sampler) stop() { s.alarm.off() }
 
+// look is called when it may be time to.
 func (s *sampler) look() {
+	if !s.alarm.due() {
+		return
+	}
 	s.box.Sample()
+	now := time.Now()
 	next := lookOften
-	switch d := time.Since(s.begun); {
+	switch d := now.Sub(s.begun); {
 	case d > lessFor:
 		next = lookRare
 	case d > oftenFor:
 		next = lookLess
 	}
-	s.timer.Reset(next)
+	s.alarm.set(now.Add(next), now)
 }
+
+// An alarm is a timer that is set at every invocation and hardly ever rings. Setting
+// a timer wakes a thread that sleeps for a later one; so an alarm that is off or is
+// set to later leaves its timer alone, and whoever hears that asks whether it is due.
+// The zero value is off. One goroutine uses it.
+type alarm struct {
+	timer *time.Timer
+	at    time.Time // zero: off
+	rings time.Time // when the timer does; zero: it has
+}
+
+// set sets the alarm to a time, and returns the channel that has a value then, and
+// sometimes before: see due.
+func (a *alarm) set(at, now time.Time) <-chan time.Time {
+	a.at = at
+	switch {
+	case a.timer == nil:
+		a.timer = time.NewTimer(at.Sub(now))
+	case a.rings.IsZero() || at.Before(a.rings):
+		a.timer.Reset(at.Sub(now))
+	default:
+		return a.timer.C
+	}
+	a.rings = at
+	return a.timer.C
+}
+
+// due is called after a value came from the channel. It reports whether the alarm was set to
+// now or earlier, and it is off then; otherwise the channel has another value to come.
+func (a *alarm) due() bool {
+	now := time.Now() // what the channel gave may be old
+	a.rings = time.Time{}
+	switch {
+	case a.at.IsZero():
+		return false
+	case now.Before(a.at):
+		a.set(a.at, now)
+		return false
+	}
+	a.at = time.Time{}
+	return true
+}
+
+func (a *alarm) off() { a.at = time.Time{} }

@@ -162,6 +162,8 @@ type Environment struct {
 	oomKills     int         // before gen began
 	ready        bool        // gen completed its initialisation
 	frozenAt     time.Time   // zero: not frozen
+	freezing     alarm
+	limit        alarm // of the invocation
 	initDuration time.Duration
 	peak         int64     // MB, measured at peakAt
 	peakAt       time.Time // zero: not in this generation
@@ -384,9 +386,9 @@ func (e *Environment) mustStop() bool {
 func (e *Environment) idle(ctx context.Context, invoke func(*invocation) error) error {
 	var freeze <-chan time.Time
 	if e.freezer != nil && e.gen != nil && e.cfg.FreezeDelay >= 0 && e.frozenAt.IsZero() {
-		t := time.NewTimer(e.cfg.FreezeDelay)
-		defer t.Stop()
-		freeze = t.C
+		now := time.Now()
+		freeze = e.freezing.set(now.Add(e.cfg.FreezeDelay), now)
+		defer e.freezing.off()
 	}
 	for {
 		select {
@@ -405,8 +407,10 @@ func (e *Environment) idle(ctx context.Context, invoke func(*invocation) error) 
 			e.enter(StateIdle)
 			return err
 		case <-freeze:
-			freeze = nil
-			e.freeze(ctx)
+			if e.freezing.due() {
+				freeze = nil
+				e.freeze(ctx)
+			}
 		case <-e.stopping:
 			select {
 			case inv := <-e.work: // came first
@@ -475,14 +479,14 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 	}
 
 	begun := time.Now()
-	limit := time.NewTimer(timeout)
-	defer limit.Stop()
+	e.limit.set(begun.Add(timeout), begun)
+	defer e.limit.off()
 	var f *failure
 	switch {
 	case fault != nil:
 		f = sandboxFailure(fault)
 	case !e.ready:
-		f = e.init(ctx, telemetry.PhaseInvoke, inv, limit.C)
+		f = e.init(ctx, telemetry.PhaseInvoke, inv, &e.limit)
 	}
 
 	if inv.tail != nil {
@@ -506,7 +510,7 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 			Deadline:        begun.Add(timeout),
 			Answer:          func(a runtimeapi.Answer) { inv.give(a.Payload, a.FunctionError) },
 		})
-		ended, f = e.awaitNext(ctx, inv, &done, limit.C)
+		ended, f = e.awaitNext(ctx, inv, &done)
 	}
 
 	duration := ended.Sub(begun)
@@ -567,7 +571,7 @@ func (e *Environment) ahead() bool { return e.cfg.InitType != OnDemand }
 
 // awaitNext waits until the runtime and every extension that had the event ask
 // for the next one, or for what comes in between.
-func (e *Environment) awaitNext(ctx context.Context, inv *invocation, done *runtimeDone, limit <-chan time.Time) (time.Time, *failure) {
+func (e *Environment) awaitNext(ctx context.Context, inv *invocation, done *runtimeDone) (time.Time, *failure) {
 	g := e.gen
 	look := e.sampler.start()
 	defer e.sampler.stop()
@@ -585,7 +589,10 @@ func (e *Environment) awaitNext(ctx context.Context, inv *invocation, done *runt
 			e.sampler.look()
 		case x := <-g.exits:
 			return time.Time{}, e.crashed(x)
-		case <-limit:
+		case <-e.limit.timer.C:
+			if !e.limit.due() {
+				continue
+			}
 			if p := g.api.Progress(); !p.AllNext.IsZero() {
 				done.succeeded(p)
 				return p.AllNext, nil
@@ -678,9 +685,9 @@ func (e *Environment) report(inv *invocation, f *failure, duration, initDuration
 	e.emit(telemetry.TypeReport, r)
 }
 
-// A peak serves short invocations that follow each other fast: in that time the
-// processes cannot have taken more than a few megabytes, and measuring costs more
-// than such an invocation.
+// A peak serves invocations that follow each other fast: short ones, in which the
+// processes cannot have taken more than a few megabytes, and those in which they took
+// none. Measuring costs more than such an invocation, with extensions several times.
 const (
 	peakFresh = 20 * time.Millisecond
 	peakShort = 3 * time.Millisecond
@@ -689,7 +696,7 @@ const (
 // peakMB is what the processes held at most, in whole megabytes, at the end of an
 // invocation of this duration.
 func (e *Environment) peakMB(duration time.Duration) int64 {
-	if duration < peakShort && time.Since(e.peakAt) < peakFresh {
+	if time.Since(e.peakAt) < peakFresh && (duration < peakShort || e.sampler.box != nil && !e.sampler.box.Grown()) {
 		return e.peak
 	}
 	u, err := e.cfg.Sandbox.Usage()

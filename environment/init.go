@@ -201,7 +201,7 @@ func (e *Environment) start(ctx context.Context, g *generation, name string, pro
 // event. In an invocation, where it is suppressed, limit is what is left of the
 // function's timeout; otherwise it is nil and the limit of initialisations begins
 // with the first process.
-func (e *Environment) init(ctx context.Context, phase string, inv *invocation, limit <-chan time.Time) *failure {
+func (e *Environment) init(ctx context.Context, phase string, inv *invocation, limit *alarm) *failure {
 	begun := time.Now()
 	e.ready = false
 	// A full core, as on the service: at the function's own share a cold start would
@@ -271,7 +271,7 @@ func (e *Environment) setCPU(cores float64) {
 }
 
 // boot is the sequence of lifecycle.md section 3.1.
-func (e *Environment) boot(ctx context.Context, inv *invocation, limit <-chan time.Time) *failure {
+func (e *Environment) boot(ctx context.Context, inv *invocation, limit *alarm) *failure {
 	g, err := e.begin()
 	if err != nil {
 		return sandboxFailure(err)
@@ -280,7 +280,9 @@ func (e *Environment) boot(ctx context.Context, inv *invocation, limit <-chan ti
 	wait := func(until func() bool) *failure { return e.awaitInit(ctx, inv, limit, until) }
 	first := func() {
 		if limit == nil {
-			limit = time.After(e.initLimit())
+			limit = new(alarm)
+			now := time.Now()
+			limit.set(now.Add(e.initLimit()), now)
 		}
 	}
 
@@ -398,7 +400,7 @@ func (e *Environment) entrypoint() (string, *failure) {
 }
 
 // awaitInit waits for a gate of the initialisation, or for what comes in between.
-func (e *Environment) awaitInit(ctx context.Context, inv *invocation, limit <-chan time.Time, until func() bool) *failure {
+func (e *Environment) awaitInit(ctx context.Context, inv *invocation, limit *alarm, until func() bool) *failure {
 	stopping := e.stopping
 	if inv != nil {
 		stopping = nil // an invocation in flight is finished
@@ -416,7 +418,10 @@ func (e *Environment) awaitInit(ctx context.Context, inv *invocation, limit <-ch
 			}
 		case p := <-e.gen.exits:
 			return e.crashed(p)
-		case <-limit:
+		case <-limit.timer.C:
+			if !limit.due() {
+				continue
+			}
 			return timedOut(e.cfg.Version.Timeout)
 		case <-stopping:
 			return &failure{stopped: true}

@@ -52,10 +52,9 @@ type conn struct {
 	closing bool // after the answer
 	ended   bool // while a call waited
 
-	// Of the call that waits: whose event it waits for (nil: the runtime's), what it
-	// is being given, and that this was written or failed.
+	// Of the call that waits: whose event it waits for (nil: the runtime's), and that
+	// this was written or failed.
 	extension *extension
-	event     *event
 	sent      chan struct{} // room for one
 	id        [16]byte      // of the event
 

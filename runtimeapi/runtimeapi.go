@@ -905,7 +905,3 @@ func (a *API) initFailed(ans Answer) {
 func transition(from, to, who string) string {
 	return "State transition from " + from + " to " + to + " failed for " + who + ". Error: State transition is not allowed"
 }
-
-func concurrent(from, to, who string) string {
-	return "State transition from " + from + " to " + to + " failed for " + who + ". Error: Concurrent state modification"
-}

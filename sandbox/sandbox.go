@@ -175,6 +175,9 @@ type Sampler interface {
 	// Sample takes a look. It is cheap, may be called at any time, also with Usage,
 	// and never fails: what cannot be read is not noted.
 	Sample()
+	// Grown reports whether Usage may know of a larger PeakMemory than when it was
+	// last asked. It is one read or two where Usage is many.
+	Grown() bool
 }
 
 // A Command is a program to start.

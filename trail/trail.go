@@ -4,7 +4,7 @@
 //
 // Recording is off the way of calls: they hand their record to a writer that writes
 // many at a time and never waits for the disk. A crash of the machine may lose the
-// last second, a killed server the last 50 ms.
+// last second, a killed server the last 20 ms.
 package trail
 
 import (
@@ -36,7 +36,7 @@ type Config struct {
 const (
 	file     = "audit.jsonl"
 	waiting  = 2048                  // records not yet written
-	batching = 50 * time.Millisecond // for more, before writing
+	batching = 20 * time.Millisecond // for more, before writing
 )
 
 // A Log takes records. Run writes them.
@@ -97,34 +97,40 @@ func (l *Log) Record(a aws.Access) {
 	}
 }
 
-// Run writes until ctx ends; what was recorded before is written.
+// Run writes until ctx ends; what was recorded before is written. It sleeps while
+// records gather: a call that is recorded wakes nobody.
 func (l *Log) Run(ctx context.Context) error {
 	defer close(l.done)
-	timer := time.NewTimer(time.Hour)
-	timer.Stop()
+	gather := time.NewTimer(time.Hour)
 	for {
 		select {
 		case a := <-l.in:
-			if l.w.Buffered() == 0 {
-				timer.Reset(batching)
-			}
 			l.write(&a)
-		case <-timer.C:
-			l.flush()
-		case <-ctx.Done():
-			for {
-				select {
-				case a := <-l.in:
-					l.write(&a)
-					continue
-				default:
-				}
-				l.flush()
-				if err := l.f.Close(); err != nil {
-					return fmt.Errorf("trail: closing the audit log: %w", err)
-				}
-				return nil
+			gather.Reset(batching)
+			select {
+			case <-gather.C:
+			case <-ctx.Done():
 			}
+			l.drain()
+		case <-ctx.Done():
+			l.drain()
+			if err := l.f.Close(); err != nil {
+				return fmt.Errorf("trail: closing the audit log: %w", err)
+			}
+			return nil
+		}
+	}
+}
+
+// drain writes what was recorded up to now.
+func (l *Log) drain() {
+	for {
+		select {
+		case a := <-l.in:
+			l.write(&a)
+		default:
+			l.flush()
+			return
 		}
 	}
 }

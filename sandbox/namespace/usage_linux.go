@@ -52,6 +52,7 @@ const quarter = 256 << 10
 // A peak is the running maximum of one group.
 type peak struct {
 	raw   int64 // the kernel's peak charge when last read
+	usage int64 // the charge when last read
 	cache int64 // file cache when last read
 	base  int64 // the kernel's peak charge at a reset it could not follow
 	own   int64 // anonymous, shared and kernel memory
@@ -323,6 +324,28 @@ func (b *box) Sample() {
 	}
 }
 
+// Grown implements sandbox.Sampler.
+func (b *box) Grown() bool {
+	if b.Enter() != nil {
+		return true
+	}
+	defer b.Leave()
+	g, m := b.shell.group, &b.meter
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !g.mem.peak.is() {
+		return true
+	}
+	if n, err := g.mem.peak.number(); err != nil || n != m.total.raw {
+		return true
+	} else if n-m.total.own <= quarter {
+		return false
+	}
+	// File cache may have made room for something else.
+	n, err := g.mem.usage.number()
+	return err != nil || n-m.total.usage > quarter || m.total.usage-n > quarter
+}
+
 // look notes the file cache of a charge that is the largest up to now, when it is
 // larger than anything already understood.
 func (p *peak) look(m *memoryFiles, unified bool) {
@@ -357,6 +380,7 @@ func (p *peak) read(m *memoryFiles, unified bool, h held) int64 {
 	if err != nil {
 		return 0
 	}
+	p.usage = usage
 	// Reading the statistics costs more than all else. While the peak charge stands
 	// where it stood and little of it was cache, they cannot tell of a new peak.
 	if raw != p.raw || raw-p.own > quarter {

@@ -1149,9 +1149,17 @@ func testPeak(t *testing.T, s *suite) {
 		} else {
 			r.await("ready")
 		}
+		sampler, _ := b.(sandbox.Sampler)
+		if sampler != nil && c.args[0] != "alloc-child" && !sampler.Grown() {
+			t.Errorf("%s: Grown says no before it was measured", c.name)
+		}
 		u, err := b.Usage()
 		if err != nil {
 			t.Fatal(err)
+		}
+		counted := slices.ContainsFunc(s.d.Promises(), func(p sandbox.Promise) bool { return p.Name == "true peak memory" && p.Kept })
+		if sampler != nil && c.args[0] == "sleep" && counted {
+			await(t, "a process at rest to grow no more", func() bool { b.Usage(); return !sampler.Grown() })
 		}
 		t.Logf("%s: peak %.1f MiB, now %.1f MiB", c.name, float64(u.PeakMemory)/mib, float64(u.Memory)/mib)
 		if u.PeakMemory < c.low*mib || u.PeakMemory > c.top*mib {

@@ -1,0 +1,51 @@
+package environment
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestAlarm: an alarm that is set again and again rings once, when it is due, and one
+// that is off does not.
+func TestAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a alarm
+		begun := time.Now()
+		wait := func() time.Duration {
+			for {
+				select {
+				case <-a.timer.C:
+					if a.due() {
+						return time.Since(begun)
+					}
+				case <-time.After(time.Hour):
+					return time.Hour
+				}
+			}
+		}
+		set := func(d time.Duration) { a.set(begun.Add(d), time.Now()) }
+		set(5 * time.Second)
+		set(2 * time.Second)
+		set(9 * time.Second)
+		if d := wait(); d != 9*time.Second {
+			t.Errorf("rang after %v", d)
+		}
+		set(11 * time.Second)
+		a.off()
+		if d := wait(); d != time.Hour {
+			t.Errorf("rang after %v while it was off", d)
+		}
+		begun = time.Now()
+		set(0)
+		if d := wait(); d != 0 {
+			t.Errorf("rang after %v, not at once", d)
+		}
+		set(time.Second)
+		time.Sleep(2 * time.Second) // its value is waiting
+		set(3 * time.Second)
+		if d := wait(); d != 3*time.Second {
+			t.Errorf("rang after %v", d)
+		}
+	})
+}
