@@ -29,7 +29,10 @@ type Access struct {
 
 // tell says that a request was answered.
 func (m *Mux) tell(r *Request) {
-	listener, _ := r.Context().Value(listenerKey{}).(string)
+	var listener string
+	if l := listenerOf(r.Request); l != nil {
+		listener = l.environment
+	}
 	if r.Identity.ARN == "" && listener == "" {
 		return // anybody could fill a log
 	}

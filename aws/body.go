@@ -21,6 +21,12 @@ import (
 const (
 	// smallBody needs no share of the memory set aside for large bodies.
 	smallBody = 1 << 20
+	// smallSandboxBody is the same inside sandboxes, where whoever sends may have
+	// opened all the connections he can, everywhere.
+	smallSandboxBody = 64 << 10
+	// maxSandboxBodies bounds the bodies held of one environment at a time: two
+	// invocations with the largest payload, and some. A larger one is alone.
+	maxSandboxBodies = 32 << 20
 	// A sender must bring bodyProgress bytes within each bodyPatience.
 	bodyProgress = 256 << 10
 	bodyPatience = 30 * time.Second
@@ -50,17 +56,10 @@ func (m *Mux) readBody(w http.ResponseWriter, r *Request) (sum [sha256.Size]byte
 	if reserve < 0 {
 		reserve = limit
 	}
-	if reserve > smallBody && length <= limit {
-		// What is decoded from the body is about as large again.
-		share := min(2*reserve, m.opts.BodyMemory)
-		ctx, cancel := context.WithTimeout(r.Context(), memoryWait)
-		err := m.bodies.Acquire(ctx, share)
-		cancel()
-		if err != nil {
-			return sum, release, lambdad.Errorf("ServiceUnavailableException",
-				"Too many large requests at a time; try again.")
+	if length <= limit {
+		if release, err = m.reserve(r.Request, reserve); err != nil {
+			return sum, release, err
 		}
-		release = func() { m.bodies.Release(share) }
 	}
 	body := &patientReader{r: r.Request.Body, rc: http.NewResponseController(w)}
 	defer body.done()
@@ -114,6 +113,41 @@ func (m *Mux) readBody(w http.ResponseWriter, r *Request) (sum [sha256.Size]byte
 		}
 	}
 	return sum, release, nil
+}
+
+// reserve waits for the memory of a body of this size, and returns what gives it
+// back.
+func (m *Mux) reserve(r *http.Request, size int64) (release func(), err error) {
+	l, pool, small := listenerOf(r), m.bodies, int64(smallBody)
+	if l != nil {
+		pool, small = m.inside, smallSandboxBody
+	}
+	release = func() {}
+	if size <= small {
+		return release, nil
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), memoryWait)
+	defer cancel()
+	busy := func() error {
+		return lambdad.Errorf("ServiceUnavailableException", "Too many large requests at a time; try again.")
+	}
+	// What is decoded from the body is about as large again.
+	share := 2 * size
+	if l != nil {
+		own := min(share, maxSandboxBodies)
+		if l.bodies.Acquire(ctx, own) != nil {
+			return release, busy()
+		}
+		release = func() { l.bodies.Release(own) }
+	}
+	// Last, so that an environment that waits for itself keeps nobody else waiting.
+	share = min(share, m.opts.BodyMemory/2)
+	if pool.Acquire(ctx, share) != nil {
+		release()
+		return func() {}, busy()
+	}
+	before := release
+	return func() { pool.Release(share); before() }, nil
 }
 
 // A patientReader reads as long as the sender makes progress.

@@ -160,7 +160,8 @@ type Options struct {
 	// draining; default: always ready. Only /_lambdad/ready asks.
 	Ready func() error
 	// BodyMemory bounds the bytes of all large request bodies held at a time;
-	// further requests wait. Default 512 MiB.
+	// further requests wait. Requests from inside sandboxes have half of it, and each
+	// environment at most maxSandboxBodies. Default 512 MiB.
 	BodyMemory int64
 	// Access is told of every authenticated request after it was answered, and of
 	// every request from inside a sandbox; of those for plain URLs if they did what an
@@ -177,7 +178,8 @@ type Mux struct {
 	services map[string]Service
 	paths    map[string]path
 	verifier *verifier
-	bodies   *semaphore.Weighted
+	bodies   *semaphore.Weighted // of requests on the host
+	inside   *semaphore.Weighted // of those in sandboxes
 	log      *slog.Logger
 }
 
@@ -203,7 +205,8 @@ func NewMux(keys Keys, opts Options, services ...Service) *Mux {
 		services: map[string]Service{},
 		paths:    map[string]path{},
 		verifier: newVerifier(opts.Now),
-		bodies:   semaphore.NewWeighted(opts.BodyMemory),
+		bodies:   semaphore.NewWeighted(opts.BodyMemory - opts.BodyMemory/2),
+		inside:   semaphore.NewWeighted(opts.BodyMemory / 2),
 	}
 	for _, s := range services {
 		m.services[s.Name()] = s
@@ -223,13 +226,27 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.serve(w, r, 
 // verifies signatures whatever the mode, so that code in a sandbox has the rights
 // of the keys it was given and no others.
 func (m *Mux) Sandbox(environmentID string) http.Handler {
+	l := &listener{environmentID, semaphore.NewWeighted(maxSandboxBodies)}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m.serve(w, r.WithContext(context.WithValue(r.Context(), listenerKey{}, environmentID)), Verify)
+		m.serve(w, r.WithContext(context.WithValue(r.Context(), listenerKey{}, l)), Verify)
 	})
 }
 
-// listenerKey is the key of a context for the environment in which a request came.
+// listenerKey is the key of a context for the listener by which a request came from
+// inside a sandbox.
 type listenerKey struct{}
+
+// A listener is the one inside an environment's sandbox.
+type listener struct {
+	environment string
+	bodies      *semaphore.Weighted
+}
+
+// listenerOf is nil for requests on the host.
+func listenerOf(r *http.Request) *listener {
+	l, _ := r.Context().Value(listenerKey{}).(*listener)
+	return l
+}
 
 // target is what the routing rules found out about a request.
 type target struct {

@@ -27,12 +27,11 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 	if g == nil || ctx.Err() != nil {
 		return
 	}
-	// A frozen process cannot act on a signal, a throttled one not in time.
+	// A frozen process cannot act on a signal.
 	if err := e.thaw(ctx); err != nil {
 		e.log.Error("cannot thaw an environment to shut it down; it is killed", "err", err)
 		return
 	}
-	e.setCPU(0)
 	g.resume()
 	g.subs.Flush() // what came before the end goes out beside the runtime's last words
 	begun := time.Now()
@@ -57,6 +56,11 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 		budget, share = budgetInternal, budgetInternal
 	}
 
+	// A throttled process cannot act on a signal in time. But who is only to die is
+	// killed before the limit goes: a fork bomb without it has the processor first.
+	if budget > 0 {
+		e.setCPU(0)
+	}
 	if p := g.runtime; p != nil && !p.exited {
 		runtime := func(q *party) bool { return q == p }
 		if share > 0 {
@@ -67,6 +71,7 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 		}
 		if !p.exited {
 			e.signal(p, syscall.SIGKILL)
+			e.setCPU(0)
 			e.awaitExits(ctx, g, time.Now().Add(killWait), runtime)
 		}
 	}

@@ -58,6 +58,7 @@ func serveCommand(ctx context.Context, std stdio, args []string) error {
 	if cfg.settled, err = settle(ctx, cfg.Isolation); err != nil {
 		return err
 	}
+	takePrecedence()
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {

@@ -50,6 +50,9 @@ type hierarchy struct {
 	home  int // hybrid: our v2 directory, in which inits stand; -1 otherwise
 
 	peaks bool // v2 has memory.peak, since Linux 5.19
+
+	mu    sync.Mutex
+	dying int // groups that go before others
 }
 
 // controllers that limit or count; without them the driver still isolates.
@@ -284,6 +287,7 @@ func (h *hierarchy) prepare() error {
 			return fmt.Errorf("make control group %s: %w", d, err)
 		}
 	}
+	defer h.weigh("", false)
 	if d := h.v1["memory"]; d != "" {
 		// What is made below inherits it. Without swap accounting nothing else keeps
 		// sandboxes out of swap.
@@ -314,6 +318,8 @@ func (h *hierarchy) prepare() error {
 			return fmt.Errorf("move the daemon to %s: %w", leaf, err)
 		}
 		h.moved = true
+		// Beside the sandboxes, each of which has 100: however many are busy, it answers.
+		defer func() { _ = writeFile(leaf+"/cpu.weight", "10000") }()
 		if err := enable(above); err != nil {
 			return fmt.Errorf("%w: other processes stand in this group; give lambdad one of its own (systemd: Delegate=yes)", err)
 		}
@@ -321,6 +327,30 @@ func (h *hierarchy) prepare() error {
 	dir := filepath.Join(above, h.base)
 	h.peaks = unix.Access(dir+"/memory.peak", unix.F_OK) == nil
 	return enable(dir)
+}
+
+// weigh sets how much the group of a name, "" for all together, counts against others
+// when the processor is scarce. All sandboxes weigh as much as an ordinary process on
+// every processor, each of them as much as another, and who only runs to die before
+// everybody.
+func (h *hierarchy) weigh(name string, dying bool) {
+	each := 1
+	if name == "" {
+		each = runtime.NumCPU()
+	}
+	if h.unified {
+		weight := min(100*each, 10_000)
+		if dying {
+			weight = 10_000
+		}
+		_ = writeFile(filepath.Join(h.where(h.v2), h.base, name, "cpu.weight"), strconv.Itoa(weight))
+	} else if d := h.v1["cpu"]; d != "" {
+		shares := min(1024*each, 262_144)
+		if dying {
+			shares = 262_144
+		}
+		_ = writeFile(filepath.Join(h.where(d), h.base, name, "cpu.shares"), strconv.Itoa(shares))
+	}
 }
 
 // enable hands the controllers of a v2 group down to its children.
@@ -468,6 +498,7 @@ type group struct {
 	name   string
 	mu     sync.Mutex
 	ending bool     // the freezer is not to be touched
+	hasty  bool     // what is left only runs to die; h.mu guards it
 	dirs   []string // made, outermost first
 	files  []*controlFile
 
@@ -779,6 +810,7 @@ func (g *group) closeInit() {
 // having to be given processor time first. Before Linux 5.14, and without v2, it does
 // nothing; the init does it.
 func (g *group) kill(initToo bool) {
+	g.hasten()
 	if g.h.v2 == "" {
 		return
 	}
@@ -787,6 +819,52 @@ func (g *group) kill(initToo bool) {
 		dir = g.path(g.h.v2)
 	}
 	_ = writeFile(dir+"/cgroup.kill", "1")
+}
+
+// killParty is kill for one party, with what it started, in whatever session, and says
+// whether that can be done here.
+func (g *group) killParty(p *party) (killed bool) {
+	g.hasten()
+	if g.h.v2 == "" || p.into == "" {
+		return false
+	}
+	p.killed.Store(true)
+	return writeFile(p.into+"/cgroup.kill", "1") == nil
+}
+
+// crowd is how many processes die too slowly where others want the processor, too.
+const crowd = 32
+
+// hasten has the processes run before all others, until calm. It is for those that
+// are killed.
+func (g *group) hasten() {
+	if n, err := g.pids.number(); err != nil || n < crowd {
+		return
+	}
+	g.h.mu.Lock()
+	defer g.h.mu.Unlock()
+	if g.hasty {
+		return
+	}
+	g.hasty = true
+	g.h.weigh(g.name, true)
+	if g.h.dying++; g.h.dying == 1 {
+		g.h.weigh("", true)
+	}
+}
+
+// calm undoes hasten.
+func (g *group) calm() {
+	g.h.mu.Lock()
+	defer g.h.mu.Unlock()
+	if !g.hasty {
+		return
+	}
+	g.hasty = false
+	g.h.weigh(g.name, false)
+	if g.h.dying--; g.h.dying == 0 {
+		g.h.weigh("", false)
+	}
 }
 
 // A party is the group of one party of a sandbox.
@@ -900,6 +978,7 @@ func (p *party) close() {
 // remove closes the files and removes the directories, of which the processes
 // must be ending.
 func (g *group) remove(ctx context.Context) error {
+	g.calm()
 	for _, f := range g.files {
 		f.close()
 	}

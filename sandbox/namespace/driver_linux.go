@@ -151,10 +151,10 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	if err = s.destroy(ctx); err != nil {
 		return nil, fmt.Errorf("a trial sandbox could not be removed: %w", err)
 	}
-	if way := d.promiseEgress(ctx); way != nil {
-		kept = append(kept, *way)
+	for _, way := range d.promiseEgress(ctx) {
+		kept = append(kept, way)
 		if !way.Kept {
-			d.log.Warn("sandboxes have no outbound network", "why", way.Why, "cure", way.Cure)
+			d.log.Warn("a promise of the network is not kept", "promise", way.Name, "why", way.Why, "cure", way.Cure)
 		}
 	}
 	d.promises = kept

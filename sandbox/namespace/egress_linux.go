@@ -852,16 +852,16 @@ func culprits() string {
 }
 
 // promiseEgress opens the way out and proves it. Without proof there is none.
-func (d *Driver) promiseEgress(ctx context.Context) *sandbox.Promise {
+func (d *Driver) promiseEgress(ctx context.Context) []sandbox.Promise {
 	mode := d.cfg.Egress
 	if mode == "" || mode == sandbox.EgressOff {
 		return nil
 	}
-	p := &sandbox.Promise{Name: "outbound network", Kept: true}
+	p := sandbox.Promise{Name: "outbound network", Kept: true}
 	if d.cfg.Rootless {
 		p.Kept, p.Why = false, "a user's namespaces are not connected to the host's network; the lambdad endpoint is reached all the same"
 		p.Cure = "run lambdad as root"
-		return p
+		return []sandbox.Promise{p}
 	}
 	e, err := openEgress(d.cfg.ID, mode, d.resolving, d.log)
 	if err == nil {
@@ -873,7 +873,12 @@ func (d *Driver) promiseEgress(ctx context.Context) *sandbox.Promise {
 	}
 	if err == nil {
 		d.egress = e
-		return p
+		table := sandbox.Promise{Name: "a share of the host's table of connections", Kept: e.wall.unbounded == nil}
+		if !table.Kept {
+			table.Why = fmt.Sprintf("this kernel does not count connections by sandbox (%v): one that opens very many can fill the table, and cut the host off", e.wall.unbounded)
+			table.Cure = "a kernel with nf_tables' connlimit and limit expressions (modprobe nft_connlimit nft_limit), or --egress off"
+		}
+		return []sandbox.Promise{p, table}
 	}
 	p.Kept, p.Why = false, err.Error()
 	var blocked *blockedError
@@ -888,5 +893,5 @@ func (d *Driver) promiseEgress(ctx context.Context) *sandbox.Promise {
 	default:
 		p.Cure = "a kernel with nf_tables, its fib, nat and reject expressions, and veth (modprobe nf_tables nft_fib_inet nft_masq nft_reject_inet nft_ct veth)"
 	}
-	return p
+	return []sandbox.Promise{p}
 }

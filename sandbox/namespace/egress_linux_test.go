@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -379,6 +380,41 @@ func TestHostEgress(t *testing.T) {
 		if got := a.(freezable).shell.plug.addr; got != addr {
 			t.Errorf("address %s, was %s", got, addr)
 		}
+		reached(t, a, publicAddress)
+	})
+	t.Run("connections without end", func(t *testing.T) {
+		i := slices.IndexFunc(d.Promises(), func(p sandbox.Promise) bool { return strings.HasSuffix(p.Name, "table of connections") })
+		if i < 0 || !d.Promises()[i].Kept {
+			t.Fatalf("promises: %+v", d.Promises())
+		}
+		g := box1(t, d, "g", "")
+		bounds := trackingOf(trackingSize())
+		// Nobody answers, so that the kernel remembers each for half a minute.
+		var errs bytes.Buffer
+		p, err := g.Start(t.Context(), sandbox.Command{Party: "runtime", Path: "/var/task/probe",
+			Args: []string{"probe", "datagrams", publicAddress, strconv.Itoa(int(bounds.held) * 2), "2"}, Stderr: &errs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+		if p.Exit() != (sandbox.Exit{}) {
+			t.Fatalf("%v: %s", p.Exit(), &errs)
+		}
+		from := g.(freezable).shell.plug.addr
+		list, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, f := range list {
+			if a, _ := netip.AddrFromSlice(f.Forward.SrcIP); a.Unmap() == from {
+				n++
+			}
+		}
+		if n < int(bounds.held)/2 || n > int(bounds.held)+16 {
+			t.Errorf("the kernel tracks %d connections of a sandbox that began %d; want at most %d", n, bounds.held*4, bounds.held)
+		}
+		refused(t, g, publicAddress)
 		reached(t, a, publicAddress)
 	})
 	t.Run("flushed", func(t *testing.T) {

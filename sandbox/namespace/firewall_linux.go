@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
@@ -71,10 +73,48 @@ type firewall struct {
 	block     netip.Prefix // addresses of sandboxes
 	probe     netip.Addr   // address within block that stands for the outside when New tries a packet
 	resolvers []netip.Addr // name servers: reached on port 53 though they may be private
+	unbounded error        // why this kernel does not bound what it tracks; see tracking
+}
+
+// Every connection that leaves the host takes an entry in the kernel's table of them,
+// for as long as it lives and two minutes more; a packet that nobody answers takes
+// one for half a minute. The table is the whole host's, and when it is full the host
+// is cut off. So a sandbox has so many at a time as a process inside may have
+// descriptors, and may begin a sixteenth of the table at once and as many again in
+// two minutes; all of them together, a quarter.
+type tracking struct {
+	held, burst, all uint32
+	rate, allRate    uint64 // per second
+}
+
+// trackingOf are the bounds for a table of this size.
+func trackingOf(size uint32) tracking {
+	const memory = 120 // seconds that the kernel keeps a connection that ended
+	b := tracking{held: min(1024, size/16), burst: size / 16, all: size / 4}
+	b.rate, b.allRate = uint64(max(b.burst/memory, 1)), uint64(max(b.all/memory, 1))
+	return b
+}
+
+// trackingSize is how many connections the kernel remembers at most.
+func trackingSize() uint32 {
+	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_max")
+	n, perr := strconv.ParseUint(string(bytes.TrimSpace(b)), 10, 32)
+	if err != nil || perr != nil {
+		return 65_536 // the kernel's own default; the table is not there yet
+	}
+	return uint32(n)
 }
 
 // install makes the table, in place of one with the same name.
 func (f *firewall) install(switched []string) error {
+	f.unbounded = f.make(switched, true)
+	if f.unbounded == nil {
+		return nil
+	}
+	return f.make(switched, false) // a kernel that cannot count connections
+}
+
+func (f *firewall) make(switched []string, bounded bool) error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
@@ -97,6 +137,17 @@ func (f *firewall) install(switched []string) error {
 		servers = append(servers, netip.PrefixFrom(a, 32))
 	}
 	resolvers := set("resolvers", servers)
+	meter := func(name string) *nftables.Set {
+		s := &nftables.Set{Table: t, Name: name, KeyType: nftables.TypeIPAddr, Dynamic: true, Size: 65_535}
+		if e := c.AddSet(s, nil); e != nil {
+			err = errors.Join(err, e)
+		}
+		return s
+	}
+	var held, begun *nftables.Set
+	if bounded {
+		held, begun = meter("held"), meter("begun")
+	}
 	own := &nftables.Set{Table: t, Name: setSwitched, KeyType: nftables.TypeIFName}
 	if e := c.AddSet(own, names(switched)); e != nil {
 		err = errors.Join(err, e)
@@ -134,6 +185,15 @@ func (f *firewall) install(switched []string) error {
 	rule(out, family(unix.NFPROTO_IPV4, false), refused)
 	rule(out, daddr(never, false), refused) // translated by others meanwhile?
 	rule(out, oifname(linkPrefix, false), refused)
+	if bounded {
+		b := trackingOf(trackingSize())
+		limit := func(rate uint64, burst uint32) expr.Any {
+			return &expr.Limit{Type: expr.LimitTypePkts, Rate: rate, Unit: expr.LimitTimeSecond, Burst: burst, Over: true}
+		}
+		rule(out, begins(), perSource(held, &expr.Connlimit{Count: b.held, Flags: expr.NFT_CONNLIMIT_F_INV}), refused)
+		rule(out, begins(), perSource(begun, limit(b.rate, b.burst)), refused)
+		rule(out, begins(), one(limit(b.allRate, b.all)), refused)
+	}
 	rule(out, inGroup(groupAll), to(expr.VerdictAccept, ""))
 	rule(out, inGroup(groupInternet, expr.CmpOpNeq), refused)
 	for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
@@ -310,8 +370,18 @@ func notUnicast() []expr.Any {
 }
 
 // answers matches packets of connections that a sandbox began.
-func answers() []expr.Any {
-	const states = expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
+func answers() []expr.Any { return inState(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED) }
+
+// begins matches the first packets of connections.
+func begins() []expr.Any { return inState(expr.CtStateBitNEW) }
+
+// perSource evaluates e, which has a state, for each IPv4 source by itself.
+func perSource(s *nftables.Set, e expr.Any) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+		&expr.Dynset{SrcRegKey: 1, SetName: s.Name, SetID: s.ID, Operation: unix.NFT_DYNSET_OP_ADD, Exprs: []expr.Any{e}}}
+}
+
+func inState(states uint32) []expr.Any {
 	return []expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, states), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)}}

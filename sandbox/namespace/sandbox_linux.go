@@ -457,6 +457,13 @@ func (b *box) Reset(ctx context.Context) error {
 		return err
 	}
 	defer b.Leave()
+	b.mu.Lock()
+	for _, p := range b.parties {
+		p.killed.Store(true)
+	}
+	b.mu.Unlock()
+	defer b.shell.group.calm()
+	b.shell.group.kill(false) // first: who is frozen or throttled then runs only to die
 	_ = b.shell.group.setCPU(0)
 	b.freezing.Lock()
 	err := b.thaw(ctx)
@@ -464,12 +471,6 @@ func (b *box) Reset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reset sandbox %s: %w", b.spec.ID, err)
 	}
-	b.mu.Lock()
-	for _, p := range b.parties {
-		p.killed.Store(true)
-	}
-	b.mu.Unlock()
-	b.shell.group.kill(false)
 	p := &program{}
 	// One call reaches all: a process that forks meanwhile either has the signal
 	// and may not, or its child exists already.
@@ -545,12 +546,16 @@ func (p *process) PID() int {
 	return p.pid
 }
 
-// Signal has the init send it: pids inside mean nothing outside.
+// Signal has the init send it: pids inside mean nothing outside. SIGKILL is for the
+// whole party: one process of a thousand busy ones would wait for its turn to die.
 func (p *process) Signal(sig syscall.Signal) error {
 	if err := p.box.Enter(); err != nil {
 		return err
 	}
 	defer p.box.Leave()
+	if sig == syscall.SIGKILL && p.box.shell.group.killParty(p.party) {
+		return nil
+	}
 	return p.box.shell.signal(-p.inside, sig)
 }
 

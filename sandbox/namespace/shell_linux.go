@@ -408,8 +408,8 @@ func (s *shell) end(ctx context.Context) error {
 	if s.pid <= 0 {
 		return nil
 	}
-	_ = s.group.setCPU(0) // a throttled process must run to die
 	s.group.kill(true)
+	_ = s.group.setCPU(0) // a throttled process must run to die, and not before
 	_ = unix.Kill(s.pid, unix.SIGKILL)
 	s.group.thawForGood()
 	// The pid is ours until it is waited for, so this is the init's.

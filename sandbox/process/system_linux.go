@@ -39,6 +39,10 @@ func newForker() *forker {
 	go func() {
 		defer close(f.done)
 		runtime.LockOSThread()
+		// The daemon may go before others; what it starts does not.
+		if nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil && nice > 20 {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 0)
+		}
 		for w := range f.work {
 			w()
 		}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,6 +45,7 @@ func child(args []string) {
 		}
 	case "wait":
 		signal.Ignore(syscall.SIGTERM)
+		fmt.Println()
 		time.Sleep(ms(1))
 	case "bomb":
 		// Ends by itself, so that a host that does not hold is not lost.
@@ -160,23 +160,39 @@ func exhaust(r *report, o order) {
 			r.Err = errno.Error()
 		}
 	case "signals queued":
-		// The child gets the mask of the thread that forks it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		// A child's, so that they go with it: this program must not be hit.
-		set := uint64(1) << (34 - 1)
-		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 0, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
+		// A child's, so that they go with it. It handles this signal, as Go's programs
+		// do, or the first would end it; and it stands still, or it would take them.
+		const sig = 40
 		var info [128]byte
-		info[0], info[8] = 34, 0xff // si_signo, si_code < 0
+		info[0], info[8] = sig, 0xff // si_signo, si_code < 0
 		info[9], info[10], info[11] = 0xff, 0xff, 0xff
 		c := exec.Command("/proc/self/exe", "wait", "60000")
-		if err := c.Start(); err != nil {
+		ready, err := c.StdoutPipe()
+		if err == nil {
+			err = c.Start()
+		}
+		if err != nil {
 			r.Err = err.Error()
 			return
 		}
-		_ = c.Process.Signal(syscall.SIGSTOP)
+		defer func() {
+			_ = c.Process.Kill()
+			_ = c.Wait()
+		}()
+		_, err = ready.Read(make([]byte, 1))
+		if err == nil {
+			err = c.Process.Signal(syscall.SIGSTOP)
+		}
+		var status syscall.WaitStatus
+		if err == nil {
+			_, err = syscall.Wait4(c.Process.Pid, &status, syscall.WUNTRACED, nil)
+		}
+		if err != nil || !status.Stopped() {
+			r.hole("the probe's child does not stop: %v", err)
+			return
+		}
 		for r.N < o.N {
-			_, _, errno := unix.RawSyscall(unix.SYS_RT_SIGQUEUEINFO, uintptr(c.Process.Pid), 34, uintptr(unsafe.Pointer(&info[0])))
+			_, _, errno := unix.RawSyscall(unix.SYS_RT_SIGQUEUEINFO, uintptr(c.Process.Pid), sig, uintptr(unsafe.Pointer(&info[0])))
 			if errno != 0 {
 				r.Err = errno.Error()
 				break
@@ -184,8 +200,10 @@ func exhaust(r *report, o order) {
 			r.N++
 		}
 		hold()
-		_ = c.Process.Kill()
-		_ = c.Wait()
+		// What a dead process is sent counts nowhere.
+		if state, err := os.ReadFile("/proc/" + strconv.Itoa(c.Process.Pid) + "/stat"); err != nil || !bytes.Contains(state, []byte(") T ")) {
+			r.hole("the probe's child did not stand still: %.40q, %v", state, err)
+		}
 	case "message queues":
 		var names [][]byte
 		for r.N < o.N {
@@ -259,15 +277,36 @@ func exhaust(r *report, o order) {
 		}
 		hold()
 	case "connections held":
+		// Many at a time, and for a time only: on a busy machine each may take long.
+		var mu sync.Mutex
 		var open []net.Conn
-		for r.N < o.N {
-			c, err := net.DialTimeout("tcp", o.Addr, time.Second)
-			if err != nil {
-				r.Err = err.Error()
-				break
-			}
-			open = append(open, c)
-			r.N++
+		var failed error
+		end := time.Now().Add(5 * time.Second)
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				for time.Now().Before(end) {
+					mu.Lock()
+					enough := len(open) >= o.N
+					mu.Unlock()
+					if enough {
+						return
+					}
+					c, err := net.DialTimeout("tcp", o.Addr, time.Second)
+					mu.Lock()
+					if err != nil {
+						failed = err
+					} else {
+						open = append(open, c)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		r.N = len(open)
+		if failed != nil {
+			r.Err = failed.Error()
 		}
 		hold()
 		for _, c := range open {

@@ -98,6 +98,15 @@ func main() {
 		defer r.Body.Close()
 		_, err = io.Copy(os.Stdout, r.Body)
 		check(err)
+	case "datagrams": // to so many ports of an address, from each of so many sockets
+		for range num(4) {
+			c, err := net.ListenUDP("udp4", nil)
+			check(err)
+			for port := range num(3) {
+				_, _ = c.WriteToUDP([]byte("x"), &net.UDPAddr{IP: net.ParseIP(arg(2)), Port: 10_000 + port}) // refusals come as errors
+			}
+			check(c.Close())
+		}
 	case "serve": // an HTTP server
 		l, err := net.Listen("tcp", arg(2))
 		check(err)
