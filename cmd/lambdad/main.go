@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/lambdad/lambdad/sandbox/namespace"
 )
@@ -56,6 +57,10 @@ func commands() []command {
 }
 
 func main() {
+	// Directories made for sandboxes are for others to read, whatever whoever starts
+	// the daemon wants for files in general; what is secret is made with a mode that
+	// says so. Functions inherit it, and have this one on the service.
+	syscall.Umask(0o022)
 	namespace.ServeTrial()
 	os.Exit(Main(context.Background(), stdio{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
 }

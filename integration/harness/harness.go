@@ -170,7 +170,8 @@ func StartIn(t testing.TB, root, dataDir string, args ...string) *Server {
 func start(t testing.TB, change func(*exec.Cmd), dataDir string, args ...string) *Server {
 	t.Helper()
 	s := &Server{t: t, DataDir: dataDir, exited: make(chan struct{}), log: new(bytes.Buffer)}
-	s.Cmd = exec.Command(Program(t, "lambdad"), append([]string{"serve",
+	// The umask is that of the systemd unit.
+	s.Cmd = exec.Command("/bin/sh", append([]string{"-c", `umask 077 && exec "$0" "$@"`, Program(t, "lambdad"), "serve",
 		"--listen", "127.0.0.1:0", "--data-dir", dataDir, "--disk-reserve", "64"}, args...)...)
 	s.Cmd.Stderr = s.log // read after exit only
 	change(s.Cmd)
