@@ -217,12 +217,14 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 	var failed error
 	for _, half := range []struct {
 		region string
+		what   string
 		parts  []part
 		limit  time.Duration // of each part
-	}{{"bench", list, 2 * time.Minute}, {"curves", curves, 10 * time.Minute}} {
+	}{{"bench", "", list, 2 * time.Minute}, {"curves", "Curves of ", curves, 10 * time.Minute}} {
 		if len(half.parts) == 0 {
 			continue
 		}
+		b.report = &report{what: half.what}
 		err := b.measureParts(ctx, half.parts, begin, half.limit)
 		failed = errors.Join(failed, err)
 		if ctx.Err() != nil {
@@ -240,7 +242,6 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 
 // measureParts fills a report. A part that takes longer than limit has failed.
 func (b *bench) measureParts(ctx context.Context, list []part, begin time.Time, limit time.Duration) (failed error) {
-	b.report = &report{}
 	b.report.begin()
 	for _, p := range list {
 		s := b.report.section(p.name)

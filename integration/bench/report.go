@@ -13,6 +13,7 @@ import (
 
 // A report is the text in the making.
 type report struct {
+	what     string // before the heading
 	host     string
 	version  string // of lambdad
 	tier     string
@@ -201,7 +202,7 @@ func replaced(text, region, by string) (string, error) {
 // text is the whole report.
 func (r *report) text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "## lambdad %s, measured %s\n\n%s; isolation tier %s.\n", r.version, time.Now().UTC().Format("2006-01-02 15:04 UTC"), r.host, r.tier)
+	fmt.Fprintf(&b, "## %slambdad %s, measured %s\n\n%s; isolation tier %s.\n", r.what, r.version, time.Now().UTC().Format("2006-01-02 15:04 UTC"), r.host, r.tier)
 	b.WriteString("Client, daemons and runtimes share the machine; all are measured by turns in this one run. A ratio is the median of\n" +
 		"those of each turn, in parentheses its 95 % interval.\n")
 	if len(r.idle) > 0 {
