@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -184,6 +185,30 @@ func TestValidator(t *testing.T) {
 		"Value '{=w, k=v}' at 'tags' failed to satisfy constraint: Map keys must satisfy constraint: [Member must have length greater than or equal to 1]"
 	if got := v.Err().(*lambdad.Error).Message; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// TestVerifyAllocates counts what a signature costs: the authorization that was read,
+// and one header's name.
+func TestVerifyAllocates(t *testing.T) {
+	r := httptest.NewRequest("POST", "/2015-03-31/functions/hello/invocations", nil)
+	sign(t, r, testKey, nil, "lambda", "us-east-1", time.Now())
+	v := newVerifier(time.Now)
+	sum := sha256.Sum256(nil)
+	least := math.Inf(1) // a pool may be empty now and then
+	for range 100 {
+		least = min(least, testing.AllocsPerRun(1, func() {
+			a, aerr := parseRequestAuth(r)
+			if aerr != nil {
+				t.Fatal(aerr)
+			}
+			if err := v.verify(r, a, testKey.SecretAccessKey, sum); err != nil {
+				t.Fatal(err)
+			}
+		}))
+	}
+	if least != 2 {
+		t.Errorf("%v allocations, want 2", least)
 	}
 }
 

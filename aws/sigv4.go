@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"net/http"
 	"net/url"
 	"slices"
@@ -239,15 +240,17 @@ func (a *authorization) setTime(amz, date string) *authError {
 type verifier struct {
 	now  func() time.Time
 	mu   sync.RWMutex // guards keys
-	keys map[keyScope]signingKey
+	keys map[keyScope]*signingKey
 	bufs sync.Pool // *bytes.Buffer
 }
 
 type keyScope struct{ accessKeyID, date, region, service string }
 
+// A signingKey is shared by all requests that are signed with it.
 type signingKey struct {
 	secret string // it was derived from this
 	key    [sha256.Size]byte
+	macs   sync.Pool // of hash.Hash with this key
 }
 
 // maxSigningKeys bounds the cache; each is one key, region, service and day.
@@ -255,7 +258,7 @@ const maxSigningKeys = 4096
 
 func newVerifier(now func() time.Time) *verifier {
 	return &verifier{
-		now: now, keys: map[keyScope]signingKey{},
+		now: now, keys: map[keyScope]*signingKey{},
 		bufs: sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, 1024)) }},
 	}
 }
@@ -315,32 +318,37 @@ func (v *verifier) verify(r *http.Request, a *authorization, secret string, sum 
 	b = append(b, "/aws4_request\n"...)
 	b = hex.AppendEncode(b, hashed[:])
 	key := v.signingKey(a, secret)
-	mac := hmacSHA256(key[:], b)
-	if !hmac.Equal(mac[:], a.signature[:]) {
+	h := key.macs.Get().(hash.Hash)
+	defer key.macs.Put(h)
+	h.Reset()
+	h.Write(b)
+	if mac := h.Sum(b)[len(b):]; !hmac.Equal(mac, a.signature[:]) {
 		return &authError{kind: badSignature}
 	}
 	return nil
 }
 
-func (v *verifier) signingKey(a *authorization, secret string) [sha256.Size]byte {
+func (v *verifier) signingKey(a *authorization, secret string) *signingKey {
 	scope := keyScope{a.accessKeyID, a.date, a.region, a.service}
 	v.mu.RLock()
 	k, ok := v.keys[scope]
 	v.mu.RUnlock()
 	if ok && k.secret == secret {
-		return k.key
+		return k
 	}
 	sum := hmacSHA256([]byte("AWS4"+secret), []byte(a.date))
 	sum = hmacSHA256(sum[:], []byte(a.region))
 	sum = hmacSHA256(sum[:], []byte(a.service))
 	sum = hmacSHA256(sum[:], []byte("aws4_request"))
+	k = &signingKey{secret: strings.Clone(secret), key: sum}
+	k.macs.New = func() any { return hmac.New(sha256.New, k.key[:]) }
 	v.mu.Lock()
 	if len(v.keys) >= maxSigningKeys {
 		clear(v.keys)
 	}
-	v.keys[scope] = signingKey{strings.Clone(secret), sum}
+	v.keys[scope] = k
 	v.mu.Unlock()
-	return sum
+	return k
 }
 
 func hmacSHA256(key, data []byte) (sum [sha256.Size]byte) {

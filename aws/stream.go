@@ -83,7 +83,7 @@ func (m *Mux) stream(w http.ResponseWriter, r *Request, a *authorization, secret
 		if declared != streamingUnsigned && mode == Verify {
 			key := m.verifier.signingKey(a, secret)
 			c.sign = &chunkSigner{
-				key: key[:], stamp: a.timestamp, scope: a.date + "/" + a.region + "/" + a.service + "/aws4_request",
+				key: key.key[:], stamp: a.timestamp, scope: a.date + "/" + a.region + "/" + a.service + "/aws4_request",
 				previous: hex.EncodeToString(a.signature[:]), h: sha256.New(), trailer: declared == streamingSignedTrailer,
 			}
 		}

@@ -24,7 +24,7 @@ func exampleSigner(t *testing.T) *chunkSigner {
 	key := v.signingKey(&authorization{accessKeyID: "AKIAIOSFODNN7EXAMPLE", date: "20130524", region: "us-east-1", service: "s3"},
 		"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 	return &chunkSigner{
-		key: key[:], stamp: "20130524T000000Z", scope: "20130524/us-east-1/s3/aws4_request",
+		key: key.key[:], stamp: "20130524T000000Z", scope: "20130524/us-east-1/s3/aws4_request",
 		previous: "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9", h: sha256.New(),
 	}
 }
@@ -162,7 +162,7 @@ func signS3(t *testing.T, r *http.Request, keys *KeyStore, hash string) {
 	sum := sha256.Sum256([]byte(text))
 	v := newVerifier(time.Now)
 	key := v.signingKey(a, admin.SecretAccessKey)
-	mac := hmacSHA256(key[:], fmt.Appendf(nil, "%s\n%s\n%s/us-east-1/s3/aws4_request\n%x", algorithm, a.timestamp, a.date, sum))
+	mac := hmacSHA256(key.key[:], fmt.Appendf(nil, "%s\n%s\n%s/us-east-1/s3/aws4_request\n%x", algorithm, a.timestamp, a.date, sum))
 	r.Header.Set("Authorization", fmt.Sprintf("%s Credential=%s/%s/us-east-1/s3/aws4_request, SignedHeaders=%s, Signature=%x",
 		algorithm, a.accessKeyID, a.date, signed, mac))
 }

@@ -179,7 +179,7 @@ type invocation struct {
 	answer  chan *lambdad.Response
 	given   atomic.Bool
 	errored atomic.Bool   // the answer is an error
-	ended   chan struct{} // closed after its report
+	ended   chan struct{} // closed after its report; nil: nobody waits for that
 	tail    *telemetry.Tail
 	trace   string // for processes
 	tracing *telemetry.TraceContext
@@ -243,13 +243,14 @@ func (e *Environment) ID() string { return e.cfg.ID }
 // nobody else until it is idle again. When ctx ends Invoke returns its cause and
 // the invocation goes on. ErrEnded means that the environment is gone.
 func (e *Environment) Invoke(ctx context.Context, in *lambdad.Invocation) (*lambdad.Response, error) {
-	inv := &invocation{Invocation: in, answer: make(chan *lambdad.Response, 1), ended: make(chan struct{})}
+	inv := &invocation{Invocation: in, answer: make(chan *lambdad.Response, 1)}
 	if inv.Version == nil {
 		c := *in
 		c.Version = e.cfg.Version
 		inv.Invocation = &c
 	}
 	if in.Tail {
+		inv.ended = make(chan struct{})
 		inv.tail = telemetry.NewTail(e.format(), lambdad.MaxLogTail)
 	}
 	select {
@@ -538,7 +539,9 @@ func (e *Environment) invoke(ctx context.Context, inv *invocation) error {
 	if e.gen != nil {
 		e.gen.api.End()
 	}
-	close(inv.ended)
+	if inv.ended != nil {
+		close(inv.ended)
+	}
 	return e.after(ctx, f)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -315,6 +316,8 @@ func (a *API) finish(c *conn, r *request, inv *Invocation, ans Answer, first tim
 	case !ok:
 		c.refuse(r, &refusal{http.StatusBadRequest, "InvalidRequestID", "Invalid request ID"})
 	default:
+		// Whoever waits for the answer runs now, and not after this write.
+		runtime.Gosched()
 		c.accepted(r)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -719,6 +720,54 @@ func TestManyVariables(t *testing.T) {
 		t.Errorf("%v %s", names, measured)
 	}
 }
+
+// TestInvokeAllocates counts the endpoint's part of a warm invocation, as
+// BenchmarkInvoke has it, whatever the size of the event.
+func TestInvokeAllocates(t *testing.T) {
+	r := newRig(t, newFaulty(), mem.NewBlobs(), nil)
+	r.run()
+	r.create("hello", "x")
+	r.settled("hello")
+	keys := aws.NewKeyStore()
+	mux := aws.NewMux(keys, aws.Options{}, r.service)
+	for _, size := range []int{100, 100_000} {
+		payload := []byte(`"` + strings.Repeat("x", size) + `"`)
+		least := math.Inf(1)
+		for range 30 {
+			var requests []*http.Request
+			var writers []*quietWriter
+			for range 2 { // AllocsPerRun calls once to warm up
+				req := httptest.NewRequest("POST", functions+"/hello/invocations", nil)
+				signRequest(t, req, keys.Admin(), payload)
+				req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(payload)), int64(len(payload))
+				requests, writers = append(requests, req), append(writers, &quietWriter{header: make(http.Header, 16)})
+			}
+			i := 0
+			least = min(least, testing.AllocsPerRun(1, func() {
+				mux.ServeHTTP(writers[i], requests[i])
+				i++
+			}))
+			if writers[1].status != http.StatusOK {
+				t.Fatal(writers[1].status)
+			}
+		}
+		if least != invokeAllocations {
+			t.Errorf("%d bytes: %v allocations, want %d", size, least, invokeAllocations)
+		}
+	}
+}
+
+const invokeAllocations = 24
+
+// A quietWriter forgets what is written.
+type quietWriter struct {
+	header http.Header
+	status int
+}
+
+func (w *quietWriter) Header() http.Header         { return w.header }
+func (w *quietWriter) WriteHeader(status int)      { w.status = status }
+func (w *quietWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 // BenchmarkInvoke is the endpoint's part of a warm invocation: routing, signature,
 // handler and front end, without network and without running anything.
