@@ -611,3 +611,35 @@ func TestWithin(t *testing.T) {
 		}
 	}
 }
+
+// TestLink: the host's end of a link forwards IPv4 and has no IPv6 address.
+func TestLink(t *testing.T) {
+	d := open(t, Config{Pool: -1, Egress: sandbox.EgressAll})
+	if d.egress == nil {
+		t.Skip("this host forwards nothing for sandboxes")
+	}
+	s, err := d.newShell(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.destroy(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	name := s.plug.link.Attrs().Name
+	if on, err := forwarding(name); !on || err != nil {
+		t.Errorf("link %s does not forward (%v)", name, err)
+	}
+	l, err := net.InterfaceByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := l.Addrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(addrs) != 1 || addrs[0].String() != d.egress.gateway.String()+"/32" || l.Flags&net.FlagUp == 0 {
+		t.Errorf("link %s has the addresses %v, flags %v", name, addrs, l.Flags)
+	}
+}
