@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -71,7 +72,10 @@ func reserved(ctx context.Context, t *testing.T, s *harness.Server) {
 	if err != nil || len(list) > limit {
 		t.Errorf("%d environments, %v", len(list), err)
 	}
-	// All of it can be had again.
+	// All of it can be had again, once every environment is free.
+	s.WaitEnvironments(20*time.Second, func(list []harness.State) bool {
+		return !slices.ContainsFunc(list, func(e harness.State) bool { return e.State != "idle" && e.State != "frozen" })
+	})
 	if ok, throttled := limited(ctx, t, s, limit, `{"sleepMs": 300}`); ok != limit {
 		t.Errorf("%d throttled of as many as are reserved", throttled)
 	}
