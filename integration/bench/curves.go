@@ -233,6 +233,7 @@ func overCallers(ctx context.Context, b *bench, r *section) error {
 		return err
 	}
 	turns := max(b.rounds/5, 3)
+	var failed error
 	var levels []level
 	var rows [][]string
 	rate := []curve{{kind: ofFloor, name: "floor"}, {kind: ofLambdad, name: "lambdad"}}
@@ -243,8 +244,9 @@ func overCallers(ctx context.Context, b *bench, r *section) error {
 		}
 		targets := []*target{{name: netFloor, url: f.URL, pid: f.PID()}, own}
 		samples, perSecond, err := b.crowd(ctx, targets, n, turns)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
+		if failed = errors.Join(err, f.Close()); failed != nil {
+			failed = fmt.Errorf("%d callers: %w", n, failed)
+			break // what there is so far is told
 		}
 		levels = append(levels, level{float64(n), samples[0], samples[1]})
 		for i := range rate {
@@ -265,7 +267,7 @@ func overCallers(ctx context.Context, b *bench, r *section) error {
 	r.curve("callers", levels)
 	r.table([]string{"callers", "floor", "lambdad", "÷ floor", "environments"}, rows)
 	r.charts = append(r.charts, chart{title: "Throughput over callers", unit: "/s", x: "callers", curves: rate})
-	return nil
+	return failed
 }
 
 // crowd has callers invoke targets by turns and keeps what each request took.

@@ -227,11 +227,11 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 		b.report = &report{what: half.what}
 		err := b.measureParts(ctx, half.parts, begin, half.limit)
 		failed = errors.Join(failed, err)
-		if ctx.Err() != nil {
-			return errors.Join(failed, context.Cause(ctx))
-		}
 		if _, err := io.WriteString(out, b.report.text()); err != nil {
 			return errors.Join(failed, err)
+		}
+		if ctx.Err() != nil {
+			return errors.Join(failed, context.Cause(ctx))
 		}
 		if o.write != "" && err == nil {
 			failed = errors.Join(failed, b.report.write(o.write, half.region))

@@ -22,7 +22,8 @@ import (
 )
 
 const (
-	startLimit = 30 * time.Second // for anything to start or stop
+	startLimit = 30 * time.Second // for anything to start
+	stopLimit  = 2 * time.Minute  // for lambdad to stop, with thousands of environments
 	role       = "arn:aws:iam::000000000000:role/any"
 )
 
@@ -106,10 +107,10 @@ func (s *server) stop() error {
 		if err != nil {
 			return fmt.Errorf("lambdad ended badly: %w\n%s", err, s.log)
 		}
-	case <-time.After(startLimit):
+	case <-time.After(stopLimit):
 		s.cmd.Process.Kill()
 		<-s.exited
-		return fmt.Errorf("lambdad did not stop within %v\n%s", startLimit, s.log)
+		return fmt.Errorf("lambdad did not stop within %v\n%s", stopLimit, s.log)
 	}
 	return nil
 }
