@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -69,19 +70,26 @@ const (
 // invoked.
 type stage struct {
 	*harness.Server
-	t *testing.T
+	t    *testing.T
+	user *syscall.Credential // of the server; nil: this one
 }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	return newStageAs(t, nil, t.TempDir())
+	return newStageIn(t, "root")
 }
 
-// newStageAs is newStage with a server of another user.
-func newStageAs(t *testing.T, user *syscall.Credential, dir string) *stage {
+// newStageIn is newStage in another tier than root's, with a server of a user without
+// rights.
+func newStageIn(t *testing.T, tier string) *stage {
 	t.Helper()
 	harness.NeedRoot(t)
-	s := &stage{harness.StartAs(t, user, dir, "--idle-timeout", "60s", "--log-level", "error"), t}
+	var user *syscall.Credential
+	if tier != "root" {
+		user = harness.Nobody
+	}
+	dir := harness.DirOf(t, user)
+	s := &stage{harness.StartAs(t, user, dir, "--idle-timeout", "60s", "--log-level", "error", "--isolation", tier), t, user}
 	err := s.Create(t.Context(), "neighbour", func(in *lambda.CreateFunctionInput) {
 		in.Environment = &types.Environment{Variables: map[string]string{"SECRET": secret}}
 	})
@@ -174,17 +182,26 @@ func (s *stage) descriptors(t testing.TB) int {
 // stays small meanwhile.
 func (s *stage) during(t *testing.T, attack func()) {
 	t.Helper()
+	for _, p := range s.watch(t, `{"i": 1}`, attack) {
+		t.Error(p)
+	}
+}
+
+// watch is during that returns what is wrong; event is what the neighbour is sent.
+func (s *stage) watch(t *testing.T, event string, attack func()) (problems []string) {
+	t.Helper()
 	memory, fds := s.status(t, "VmRSS"), s.descriptors(t)
 	var most int64
 	var mostFDs, answers int
 	var slowest, second time.Duration
+	var failed []string
 	over := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		for {
 			begin := time.Now()
-			if _, err := s.Invoke(t.Context(), "neighbour", `{"i":1}`); err != nil {
-				t.Errorf("the neighbour does not answer: %v", err)
+			if _, err := s.Invoke(t.Context(), "neighbour", event); err != nil {
+				failed = append(failed, fmt.Sprintf("the neighbour does not answer: %v", err))
 			}
 			answers++
 			took := time.Since(begin)
@@ -212,25 +229,26 @@ func (s *stage) during(t *testing.T, attack func()) {
 	close(over)
 	watch.Wait()
 	t.Logf("neighbour: %d answers, slowest %v; daemon: %d MiB more, %d descriptors more", answers, slowest.Round(time.Millisecond), (most-memory)>>20, mostFDs-fds)
+	problems = failed
 	// One may have met whatever else runs on the machine.
 	if second > answerWithin {
-		t.Errorf("the neighbour's slowest answers took %v and %v; want at most %v", slowest, second, answerWithin)
+		problems = append(problems, fmt.Sprintf("the neighbour's slowest answers took %v and %v; want at most %v", slowest, second, answerWithin))
 	}
 	if most-memory > memoryGrowth {
-		t.Errorf("the daemon grew by %d MiB; want at most %d", (most-memory)>>20, memoryGrowth>>20)
+		problems = append(problems, fmt.Sprintf("the daemon grew by %d MiB; want at most %d", (most-memory)>>20, memoryGrowth>>20))
 	}
 	if mostFDs-fds > fdGrowth {
-		t.Errorf("the daemon had %d descriptors more; want at most %d", mostFDs-fds, fdGrowth)
+		problems = append(problems, fmt.Sprintf("the daemon had %d descriptors more; want at most %d", mostFDs-fds, fdGrowth))
 	}
+	return problems
 }
 
 // TestLooking holds that code finds nothing that is not its own, and that what
 // the kernel could do for it is refused: as a runtime and as an extension.
 func TestLooking(t *testing.T) {
+	t.Parallel() // no bounds of time
 	t.Run("root", func(t *testing.T) { look(t, newStage(t)) })
-	t.Run("rootless", func(t *testing.T) {
-		look(t, newStageAs(t, harness.Nobody, harness.DirOf(t, harness.Nobody)))
-	})
+	t.Run("rootless", func(t *testing.T) { look(t, newStageIn(t, "rootless")) })
 }
 
 // look is TestLooking in one tier.
@@ -303,65 +321,129 @@ func look(t *testing.T, s *stage) {
 	s.end(t)
 }
 
-// TestExhaustion holds that each way to use something up costs the attacker only.
-func TestExhaustion(t *testing.T) {
-	s := newStage(t)
+// An exhaustion is a way to use something up.
+type exhaustion struct {
+	name    string
+	on      string // function: greedy has 512 MB, small 128, large 1769, talker an extension
+	o       order
+	n       int      // no more than this may have been possible; 0: any
+	fail    bool     // the function must not survive it
+	needs   []string // promises of the tier, without which it is not held
+	instead order    // what shows that, without harm to the host; none: it is not tried
+	large   bool     // the neighbour is sent a large event meanwhile
+}
+
+// exhaustions are all of them. env is what the environment of greedy is given.
+func exhaustions(env map[string]string) []exhaustion {
+	const mib = 1 << 20
+	// Whatever the signature, the body has to be read for it.
+	signed := func(method, path, service string, length int) []byte {
+		now := time.Now().UTC()
+		return fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Amz-Date: %s\r\nX-Amz-Content-Sha256: UNSIGNED-PAYLOAD\r\nX-Amz-Security-Token: %s\r\n"+
+			"Authorization: AWS4-HMAC-SHA256 Credential=%s/%s/us-east-1/%s/aws4_request, SignedHeaders=host;x-amz-date;x-amz-security-token, Signature=%s\r\n\r\n",
+			method, path, length, now.Format("20060102T150405Z"), env["AWS_SESSION_TOKEN"], env["AWS_ACCESS_KEY_ID"], now.Format("20060102"), service, strings.Repeat("0", 64))
+	}
+	invoke := func(length int) []byte {
+		return signed("POST", "/2015-03-31/functions/neighbour/invocations", "lambda", length)
+	}
+	register := fmt.Appendf(nil, "POST /2020-01-01/extension/register HTTP/1.1\r\nHost: x\r\nLambda-Extension-Name: x\r\nContent-Length: %d\r\n\r\n", 6*mib)
+	subscribe := fmt.Appendf(nil, "PUT /2022-07-01/telemetry HTTP/1.1\r\nHost: x\r\nLambda-Extension-Identifier: 00000000-0000-0000-0000-000000000000\r\nContent-Length: %d\r\n\r\n", 6*mib)
+	initError := fmt.Appendf(nil, "POST /2018-06-01/runtime/init/error HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 6*mib)
+	return []exhaustion{
+		{name: "fork bomb", on: "greedy", o: order{Do: "fork bomb", N: 8, MS: 1500}, needs: []string{processLimit, cpuLimit}},
+		{name: "processes", on: "greedy", o: order{Do: "processes held", N: 1100}, n: 1024, needs: []string{processLimit}, instead: order{Do: "processes held", N: 1100}},
+		{name: "memory", on: "small", o: order{Do: "memory bomb"}, fail: true, needs: []string{memoryLimit}, instead: order{Do: "memory bomb", N: 300}},
+		{name: "tmp", on: "greedy", o: order{Do: "fill", N: 4096, MS: 8000}, n: 600, needs: []string{tmpSize}, instead: order{Do: "reserve", N: 700}},
+		{name: "inodes", on: "large", o: order{Do: "inodes", N: 400_000, MS: 3000}, n: 200_000, needs: []string{tmpSize}},
+		{name: "inotify", on: "greedy", o: order{Do: "inotify", N: 5000, MS: 500}, n: 1100, needs: []string{ownLimits}},
+		{name: "asynchronous I/O", on: "greedy", o: order{Do: "aio", N: 60_000, MS: 500}, n: 1, needs: []string{systemCalls}},
+		{name: "queued signals", on: "greedy", o: order{Do: "signals queued", N: 200_000, MS: 500}, n: 20_000, needs: []string{ownLimits}},
+		{name: "message queues", on: "greedy", o: order{Do: "message queues", N: 1000, MS: 500}, n: 300},
+		{name: "descriptors", on: "greedy", o: order{Do: "descriptors exhausted", N: 5000, MS: 500}, n: 1100, needs: []string{ownLimits}},
+		{name: "kernel memory of sockets", on: "small", o: order{Do: "tcp memory", N: 120, Bytes: 192 * mib, MS: 500}, n: 96 * mib, needs: []string{memoryLimit}},
+		{name: "log lines", on: "greedy", o: order{Do: "lines", Bytes: 1 << 30, MS: 1500}},
+		{name: "log without a newline", on: "greedy", o: order{Do: "endless line", Bytes: 1 << 30, MS: 1500}},
+		{name: "response", on: "greedy", o: order{Do: "endless response", Bytes: 1 << 40}, fail: true},
+		{name: "answers to telemetry", on: "talker", o: order{Do: "lines", Bytes: 1 << 30, MS: 1500}, needs: []string{ownNetwork}},
+		{name: "connections to the Runtime API", on: "greedy", o: order{Do: "connections held", Addr: runtimeAPI, N: 1000, MS: 1000}},
+		{name: "connections to the endpoint", on: "greedy", o: order{Do: "connections held", Addr: endpoint, N: 1000, MS: 1000}},
+		{name: "connections again and again", on: "greedy", o: order{Do: "churn", Addr: runtimeAPI, N: 50, MS: 1500}},
+		{name: "connections to the endpoint again and again", on: "greedy", o: order{Do: "churn", Addr: endpoint, N: 50, MS: 1500}},
+		{name: "headers to the Runtime API", on: "greedy", o: order{Do: "headers", Addr: runtimeAPI, N: 500, Bytes: 8 * mib, MS: 1500}},
+		{name: "headers to the endpoint", on: "greedy", o: order{Do: "headers", Addr: endpoint, N: 500, Bytes: 8 * mib, MS: 1500}},
+		{name: "slow requests to the Runtime API", on: "greedy", o: order{Do: "drip", Addr: runtimeAPI, N: 300, MS: 1500}},
+		{name: "slow requests to the endpoint", on: "greedy", o: order{Do: "drip", Addr: endpoint, N: 800, MS: 1500}},
+		{name: "bodies to the Runtime API", on: "large", o: order{Do: "bodies", Addr: runtimeAPI, N: 200, Raw: initError, Bytes: 6*mib - 1, MS: 1500}},
+		{name: "bodies to the Extensions API", on: "large", o: order{Do: "bodies", Addr: runtimeAPI, N: 200, Raw: register, Bytes: 6*mib - 1, MS: 1500}},
+		{name: "bodies to the Telemetry API", on: "large", o: order{Do: "bodies", Addr: runtimeAPI, N: 200, Raw: subscribe, Bytes: 6*mib - 1, MS: 1500}},
+		{name: "bodies to the endpoint", on: "greedy", o: order{Do: "bodies", Addr: endpoint, N: 120, Raw: invoke(6 * mib), Bytes: 6*mib - 1, MS: 3000}, large: true},
+		{name: "smaller bodies to the endpoint", on: "greedy", o: order{Do: "bodies", Addr: endpoint, N: 120, Raw: invoke(mib), Bytes: mib - 1, MS: 1500}, large: true},
+		{name: "slow bodies to the Extensions API", on: "greedy", o: order{Do: "dripping bodies", Addr: runtimeAPI, N: 300, Raw: register, MS: 1500}},
+		{name: "slow bodies to the endpoint", on: "greedy", o: order{Do: "dripping bodies", Addr: endpoint, N: 300, Raw: invoke(6 * mib), MS: 1500}, large: true},
+		{name: "slow bodies to S3", on: "greedy", o: order{Do: "dripping bodies", Addr: endpoint, N: 300, Raw: signed("PUT", "/bucket/key", "s3", 1<<30), MS: 1500}},
+	}
+}
+
+// try makes the attack and returns what was possible that must not be.
+func (s *stage) try(t *testing.T, c exhaustion, o order) (problems []string) {
+	t.Helper()
+	event := `{"i": 1}`
+	if c.large {
+		event = `{"i": 1, "large": "` + strings.Repeat("x", 1<<20) + `"}`
+	}
+	say := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	others := s.watch(t, event, func() {
+		r, err := s.attack(t.Context(), c.on, o)
+		t.Logf("possible: %d; %s %v", r.N, r.Err, err)
+		if err != nil && !c.fail {
+			say("the attack itself failed: %v", err)
+		}
+		if err == nil && c.fail {
+			say("the attack succeeded: %+v", r)
+		}
+		if c.n > 0 && r.N > c.n {
+			say("%d were possible; want at most %d", r.N, c.n)
+		}
+		for _, h := range r.Holes {
+			say("%s", h)
+		}
+	})
+	return append(problems, others...)
+}
+
+// villains makes the functions that exhaust, and returns what there is to exhaust.
+func (s *stage) villains(t *testing.T) []exhaustion {
+	t.Helper()
+	layer := s.Layer(t.Context(), "villain", "extensions/villain", harness.Program(t, "hostile"))
 	s.villain(t, "greedy", 512, nil)
 	s.villain(t, "small", 128, nil)
 	s.villain(t, "large", 1769, nil)
-	for _, c := range []struct {
-		name string
-		on   string
-		o    order
-		n    int // no more than this may have been possible; 0: any
-		fail bool
-	}{
-		{"processes", "greedy", order{Do: "fork bomb", N: 8, MS: 1500}, 0, false},
-		{"memory", "small", order{Do: "memory bomb"}, 0, true},
-		{"tmp", "greedy", order{Do: "fill", N: 4096, MS: 8000}, 600, false},
-		{"inodes", "large", order{Do: "inodes", N: 400_000, MS: 4000}, 200_000, false},
-		{"inotify", "greedy", order{Do: "inotify", N: 5000, MS: 500}, 1100, false},
-		{"asynchronous I/O", "greedy", order{Do: "aio", N: 60_000, MS: 500}, 1, false},
-		{"queued signals", "greedy", order{Do: "signals queued", N: 200_000, MS: 500}, 20_000, false},
-		{"message queues", "greedy", order{Do: "message queues", N: 1000, MS: 500}, 300, false},
-		{"descriptors", "greedy", order{Do: "descriptors exhausted", N: 5000, MS: 500}, 1100, false},
-		{"kernel memory of sockets", "small", order{Do: "tcp memory", N: 120, Bytes: 192 << 20, MS: 500}, 96 << 20, false},
-		{"log lines", "greedy", order{Do: "lines", Bytes: 1 << 30, MS: 3000}, 0, false},
-		{"log without a newline", "greedy", order{Do: "endless line", Bytes: 1 << 30, MS: 2000}, 0, false},
-		{"response", "greedy", order{Do: "endless response", Bytes: 1 << 40}, 0, true},
-		{"connections to the Runtime API", "greedy", order{Do: "connections held", Addr: runtimeAPI, N: 1000, MS: 1000}, 0, false},
-		{"connections to the endpoint", "greedy", order{Do: "connections held", Addr: endpoint, N: 1000, MS: 1000}, 0, false},
-		{"connections again and again", "greedy", order{Do: "churn", Addr: runtimeAPI, N: 50, MS: 2000}, 0, false},
-		{"connections to the endpoint again and again", "greedy", order{Do: "churn", Addr: endpoint, N: 50, MS: 2000}, 0, false},
-		{"headers to the Runtime API", "greedy", order{Do: "headers", Addr: runtimeAPI, N: 500, Bytes: 8 << 20, MS: 3000}, 0, false},
-		{"headers to the endpoint", "greedy", order{Do: "headers", Addr: endpoint, N: 500, Bytes: 8 << 20, MS: 3000}, 0, false},
-		{"slow requests to the Runtime API", "greedy", order{Do: "drip", Addr: runtimeAPI, N: 300, MS: 2000}, 0, false},
-		{"slow requests to the endpoint", "greedy", order{Do: "drip", Addr: endpoint, N: 800, MS: 2000}, 0, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			s.during(t, func() {
-				r, err := s.attack(t.Context(), c.on, c.o)
-				t.Logf("possible: %d; %s %v", r.N, r.Err, err)
-				if err != nil && !c.fail {
-					t.Errorf("the attack itself failed: %v", err)
-				}
-				if err == nil && c.fail {
-					t.Errorf("the attack succeeded: %+v", r)
-				}
-				if c.n > 0 && r.N > c.n {
-					t.Errorf("%d were possible; want at most %d", r.N, c.n)
-				}
-				for _, h := range r.Holes {
-					t.Error(h)
-				}
-			})
-			// The attacker's own next event finds everything as before.
-			if _, err := s.attack(t.Context(), c.on, order{Do: "nothing"}); err != nil {
-				t.Errorf("the function after its attack: %v", err)
-			}
-		})
+	s.villain(t, "talker", 512, func(in *lambda.CreateFunctionInput) {
+		in.Layers = []string{layer}
+		in.Environment = &types.Environment{Variables: map[string]string{"HOSTILE_EXTENSION": "listener"}}
+	})
+	return exhaustions(s.must(t, "greedy", order{Do: "env"}).Env)
+}
+
+// TestExhaustion holds that each way to use something up costs the attacker only.
+func TestExhaustion(t *testing.T) {
+	s := newStage(t)
+	for _, c := range s.villains(t) {
+		t.Run(c.name, func(t *testing.T) { s.held(t, c) })
 	}
 	s.end(t)
+}
+
+// held insists that an attack costs the attacker only.
+func (s *stage) held(t *testing.T, c exhaustion) {
+	t.Helper()
+	for _, p := range s.try(t, c, c.o) {
+		t.Error(p)
+	}
+	// The attacker's own next event finds everything as before.
+	if _, err := s.attack(t.Context(), c.on, order{Do: "nothing"}); err != nil {
+		t.Errorf("the function after its attack: %v", err)
+	}
 }
 
 // TestCoupling holds that what the kernel counts by user is not counted together
@@ -377,30 +459,38 @@ func TestCoupling(t *testing.T) {
 		{Do: "message queues", N: 300},
 	} {
 		t.Run(o.Do, func(t *testing.T) {
-			alone := s.must(t, "loser", o)
-			if alone.N == 0 {
-				t.Fatalf("nothing was possible alone: %+v", alone)
-			}
-			hold := o
-			hold.MS = 3000
-			var taken report
-			var both sync.WaitGroup
-			both.Go(func() { taken = s.must(t, "taker", hold) })
-			time.Sleep(1500 * time.Millisecond) // the taker has them by then, and holds them
-			beside := s.must(t, "loser", o)
-			if o.Do == "inotify" {
-				if err := hostInotify(); err != nil {
-					t.Errorf("the host cannot watch files any more: %v", err)
-				}
-			}
-			both.Wait()
-			t.Logf("alone %d, taken %d, beside %d", alone.N, taken.N, beside.N)
-			if beside.N < alone.N*9/10 {
-				t.Errorf("beside one that took %d only %d of %d were possible", taken.N, beside.N, alone.N)
+			alone, taken, beside := s.couple(t, o)
+			if beside < alone*9/10 {
+				t.Errorf("beside one that took %d only %d of %d were possible", taken, beside, alone)
 			}
 		})
 	}
 	s.end(t)
+}
+
+// couple returns how much of something loser gets alone, how much taker holds, and
+// how much loser gets beside it.
+func (s *stage) couple(t *testing.T, o order) (alone, taken, beside int) {
+	t.Helper()
+	a := s.must(t, "loser", o)
+	if a.N == 0 {
+		t.Fatalf("nothing was possible alone: %+v", a)
+	}
+	hold := o
+	hold.MS = 3000
+	var held report
+	var both sync.WaitGroup
+	both.Go(func() { held = s.must(t, "taker", hold) })
+	time.Sleep(1500 * time.Millisecond) // the taker has them by then, and holds them
+	b := s.must(t, "loser", o)
+	if o.Do == "inotify" && s.user == nil {
+		if err := hostInotify(); err != nil {
+			t.Errorf("the host cannot watch files any more: %v", err)
+		}
+	}
+	both.Wait()
+	t.Logf("alone %d, taken %d, beside %d", a.N, held.N, b.N)
+	return a.N, held.N, b.N
 }
 
 // TestHostileInit holds that an initialisation, which has no processor limit, does
@@ -453,28 +543,39 @@ func goneIn(t testing.TB, mark string) time.Duration {
 // its session and its parent, hears no signal, forks all the time, is frozen.
 func TestSurviving(t *testing.T) {
 	s := newStage(t)
+	survive(t, s, "root", func(string) bool { return true })
+	s.end(t)
+}
+
+// survive is TestSurviving in one tier, of which kept says what it promises.
+func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool) {
 	remove := func(name string) {
 		if _, err := s.Client.DeleteFunction(t.Context(), &lambda.DeleteFunctionInput{FunctionName: aws.String(name)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	frozen := func(name string) {
+	rests := "frozen"
+	if !kept(freezing) {
+		rests = "idle"
+	}
+	rest := func(s *stage, name string) {
 		t.Helper()
-		s.WaitEnvironments(10*time.Second, func(list []harness.State) bool {
-			return slices.ContainsFunc(list, func(e harness.State) bool { return e.Function == name && e.State == "frozen" })
+		s.WaitEnvironments(30*time.Second, func(list []harness.State) bool {
+			return slices.ContainsFunc(list, func(e harness.State) bool { return e.Function == name && e.State == rests })
 		})
 	}
 	within := func(t *testing.T, took time.Duration) {
 		t.Helper()
 		t.Logf("gone after %v", took.Round(time.Millisecond))
-		if took > goneWithin {
+		// Who has no limit keeps the processor from those that are to die.
+		if took > goneWithin && kept(cpuLimit) {
 			t.Errorf("the attacker was gone after %v; want at most %v", took, goneWithin)
 		}
 	}
-	t.Run("frozen, then deleted", func(t *testing.T) {
+	t.Run(rests+", then deleted", func(t *testing.T) {
 		s.villain(t, "sleeper", 512, nil)
 		s.must(t, "sleeper", order{Do: "linger", N: 20, Text: "900001", MS: 100})
-		frozen("sleeper")
+		rest(s, "sleeper")
 		if n := len(marked(t, "900001")); n < 20 {
 			t.Fatalf("only %d processes linger", n)
 		}
@@ -492,30 +593,185 @@ func TestSurviving(t *testing.T) {
 		}
 		remove("late")
 	})
-	t.Run("fork bomb at its timeout", func(t *testing.T) {
-		s.villain(t, "bomber", 512, func(in *lambda.CreateFunctionInput) { in.Timeout = aws.Int32(2) })
-		s.during(t, func() {
-			if _, err := s.attack(t.Context(), "bomber", order{Do: "fork bomb", N: 8, MS: 20_000}); err == nil {
-				t.Error("the invocation did not time out")
-			}
-			within(t, goneIn(t, "bomb"))
+	if kept(processLimit) && kept(cpuLimit) {
+		t.Run("fork bomb at its timeout", func(t *testing.T) {
+			s.villain(t, "bomber", 512, func(in *lambda.CreateFunctionInput) { in.Timeout = aws.Int32(2) })
+			s.during(t, func() {
+				if _, err := s.attack(t.Context(), "bomber", order{Do: "fork bomb", N: 8, MS: 20_000}); err == nil {
+					t.Error("the invocation did not time out")
+				}
+				within(t, goneIn(t, "bomb"))
+			})
+			remove("bomber")
 		})
-		remove("bomber")
-	})
+	}
+	if !kept(diesWithDaemon) {
+		return
+	}
 	t.Run("kill of the server", func(t *testing.T) {
-		other := newStage(t)
+		other := newStageIn(t, tier)
 		other.villain(t, "orphan", 512, nil)
 		other.must(t, "orphan", order{Do: "linger", N: 20, Text: "900003", MS: 100})
-		other.WaitEnvironments(10*time.Second, func(list []harness.State) bool {
-			return slices.ContainsFunc(list, func(e harness.State) bool { return e.Function == "orphan" && e.State == "frozen" })
-		})
+		rest(other, "orphan")
 		other.Kill()
-		if took := goneIn(t, "900003"); took > time.Second {
+		if took := goneIn(t, "900003"); took > time.Second && kept(cpuLimit) {
 			t.Errorf("processes survived the server by %v", took)
 		}
-		again := harness.Start(t, other.DataDir) // sweeps
+		again := harness.StartAs(t, other.user, other.DataDir, "--isolation", tier) // sweeps
 		again.Stop()
 		harness.LeftOnHost(t, other.ID)
 	})
-	s.end(t)
+}
+
+// The promises of a tier that rows depend on, as doctor names them.
+const (
+	processLimit   = "process limit"
+	cpuLimit       = "CPU limit"
+	memoryLimit    = "memory limit"
+	tmpSize        = "/tmp of its size"
+	ownUser        = "a user id of its own"
+	ownLimits      = "limits of its own"
+	ownNetwork     = "private network"
+	ownFiles       = "private file system"
+	systemCalls    = "allowed system calls only"
+	freezing       = "freezing"
+	diesWithDaemon = "nothing outlives a killed daemon"
+)
+
+// promises are what doctor says of a tier to the user of a server.
+func (s *stage) promises(t *testing.T, tier string) map[string]bool {
+	t.Helper()
+	cmd := exec.Command(harness.Program(t, "lambdad"), "doctor", "--isolation", tier, "--data-dir", s.DataDir, "--output", "json")
+	harness.As(cmd, s.user, s.DataDir)
+	out, err := cmd.Output()
+	var d struct {
+		Tier     string
+		Promises []struct {
+			Name string
+			Kept bool
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &d)
+	}
+	if err != nil || d.Tier != tier {
+		t.Fatalf("doctor says tier %q, %v; want %q\n%s", d.Tier, err, tier, out)
+	}
+	list := map[string]bool{}
+	for _, p := range d.Promises {
+		list[p.Name] = p.Kept
+	}
+	return list
+}
+
+// TestTiers holds that in the weaker tiers everything of TestExhaustion,
+// TestCoupling and TestSurviving holds, but for what doctor names: and that this is
+// indeed not held.
+func TestTiers(t *testing.T) {
+	for _, tier := range []string{"rootless", "plain"} {
+		t.Run(tier, func(t *testing.T) {
+			s := newStageIn(t, tier)
+			list := s.promises(t, tier)
+			kept := func(promise string) bool {
+				k, named := list[promise]
+				if !named {
+					t.Errorf("doctor names no promise %q", promise)
+				}
+				return k
+			}
+			for _, c := range s.villains(t) {
+				t.Run(c.name, func(t *testing.T) {
+					if !slices.Contains(c.needs, tmpSize) { // which takes its time to fill
+						c.o.MS = min(c.o.MS, 800)
+					}
+					i := slices.IndexFunc(c.needs, func(p string) bool { return !kept(p) })
+					switch {
+					case i < 0:
+						s.held(t, c)
+					case c.instead.Do == "":
+						t.Logf("not held, as doctor says: %s", c.needs[i])
+					case len(s.try(t, c, c.instead)) == 0:
+						t.Errorf("held, and doctor says that it is not: %s", c.needs[i])
+					}
+				})
+			}
+			t.Run("coupling", func(t *testing.T) {
+				s.villain(t, "taker", 512, nil)
+				s.villain(t, "loser", 512, nil)
+				alone, taken, beside := s.couple(t, order{Do: "inotify", N: 900})
+				if coupled := beside < alone*9/10; coupled == kept(ownUser) {
+					t.Errorf("beside one that took %d of %d, %d were possible; doctor says kept %v: %s", taken, alone, beside, !coupled, ownUser)
+				}
+			})
+			t.Run("read", func(t *testing.T) {
+				r, err := s.attack(t.Context(), "greedy", order{Do: "read", Paths: []string{"/etc/machine-id", "/var/lib", "/boot", s.DataDir}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if (len(r.Holes) == 0) != kept(ownFiles) {
+					t.Errorf("doctor says kept %v: %s; %v", kept(ownFiles), ownFiles, r.Holes)
+				}
+			})
+			survive(t, s, tier, kept)
+			s.end(t)
+		})
+	}
+}
+
+// TestThreatModel holds that each test that docs/threat-model.md names exists.
+func TestThreatModel(t *testing.T) {
+	root := filepath.Join("..", "..")
+	doc, err := os.ReadFile(filepath.Join(root, "docs", "threat-model.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources := func(dir string) string {
+		files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+		if err != nil || len(files) == 0 {
+			t.Errorf("no tests in %s: %v", dir, err)
+		}
+		var all strings.Builder
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(b)
+		}
+		return all.String()
+	}
+	const here = "integration/hostile"
+	tests := 0
+	for line := range strings.Lines(string(doc)) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 || strings.TrimSpace(cells[3]) == "Test" || strings.HasPrefix(cells[3], "---") {
+			continue
+		}
+		dir, named := here, false
+		for i, name := range strings.Split(cells[3], "`") {
+			if i%2 == 0 {
+				continue
+			}
+			if !strings.HasPrefix(name, "Test") && !strings.HasPrefix(name, "/") {
+				dir = name
+				continue
+			}
+			named = true
+			tests++
+			test, sub, _ := strings.Cut(name, "/")
+			code := sources(dir)
+			if test != "" && !strings.Contains(code, "\nfunc "+test+"(t *testing.T) {") {
+				t.Errorf("%s: there is no %s in %s", strings.TrimSpace(cells[1]), test, dir)
+			}
+			if sub != "" && !strings.Contains(code, strconv.Quote(sub)) {
+				t.Errorf("%s: %s in %s has no subtest %q", strings.TrimSpace(cells[1]), test, dir, sub)
+			}
+		}
+		if !named {
+			t.Errorf("%s: no test is named", strings.TrimSpace(cells[1]))
+		}
+	}
+	if tests < 50 {
+		t.Errorf("only %d tests are named", tests)
+	}
 }

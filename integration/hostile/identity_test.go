@@ -71,6 +71,7 @@ func (s *stage) as(env map[string]string, transport http.RoundTripper) (*lambda.
 // nothing else: from inside, from the host, in another environment and after its
 // end.
 func TestIdentity(t *testing.T) {
+	t.Parallel() // no bounds of time
 	s := newStage(t)
 	layer := s.Layer(t.Context(), "villain", "extensions/villain", harness.Program(t, "hostile"))
 	s.villain(t, "thief", 1769, nil)
@@ -196,6 +197,7 @@ func TestIdentity(t *testing.T) {
 // TestGarbage holds that what is no HTTP, or two requests in one, harms nobody: the
 // answer is an error or none, and the next request is answered as ever.
 func TestGarbage(t *testing.T) {
+	t.Parallel() // no bounds of time
 	s := newStage(t)
 	s.villain(t, "garbler", 1769, nil)
 	long := strings.Repeat("a", 300<<10)
@@ -228,8 +230,56 @@ func TestGarbage(t *testing.T) {
 			}
 		}
 	}
+	smuggle(t, s)
 	if _, err := s.Invoke(t.Context(), "neighbour", `{}`); err != nil {
 		t.Errorf("the neighbour afterwards: %v", err)
 	}
 	s.end(t)
+}
+
+// smuggle hides a request behind one whose length can be read in two ways, on each
+// API: it must not be answered.
+func smuggle(t *testing.T, s *stage) {
+	const bucket = "Authorization: AWS4-HMAC-SHA256 Credential=AKIAX/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=" +
+		"0000000000000000000000000000000000000000000000000000000000000000\r\n"
+	for _, c := range []struct{ addr, path, header, hidden string }{
+		{runtimeAPI, "/2018-06-01/runtime/invocation/x/response", "", "/2018-06-01/ping"},
+		{runtimeAPI, "/2020-01-01/extension/register", "", "/2018-06-01/ping"},
+		{endpoint, "/2015-03-31/functions/neighbour/invocations", "", "/_lambdad/ready"},
+		{endpoint, "/bucket/key", bucket, "/_lambdad/ready"},
+	} {
+		hidden := "GET " + c.hidden + " HTTP/1.1\r\nHost: x\r\n\r\n"
+		send := func(raw string) string {
+			r, err := s.attack(t.Context(), "garbler", order{Do: "http", Addr: c.addr, Raw: []byte(raw), MS: 100})
+			if err != nil {
+				t.Fatalf("%s, %.90q: %v", c.addr, raw, err)
+			}
+			return string(r.Raw)
+		}
+		if answer := send(hidden); !strings.Contains(answer, " 200 ") {
+			t.Fatalf("%s alone: %.200q", c.hidden, answer)
+		}
+		begin := "POST " + c.path + " HTTP/1.1\r\nHost: x\r\n" + c.header
+		for _, rest := range []string{
+			"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+			"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+			"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+			"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+			"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+			"Transfer-Encoding: chunked\r\n\r\n5;a=\n\r\nhello\r\n0\r\n\r\n",
+			"Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+			"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
+			"Content-Length: +5\r\n\r\nhello",
+			"Content-Length: 0x5\r\n\r\nhello",
+			"Content-Length: 5, 6\r\n\r\nhello",
+			"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello",
+			"Content-Length\r\n\r\n",
+			"X\x00: y\r\n\r\n",
+			"X y: z\r\n\r\n",
+		} {
+			if answer := send(begin + rest + hidden); strings.Contains(answer, " 200 ") {
+				t.Errorf("%s, %.90q: %.300q", c.addr, rest, answer)
+			}
+		}
+	}
 }

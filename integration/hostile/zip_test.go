@@ -70,6 +70,7 @@ func zeroes(t *testing.T, mb int) []byte {
 // TestPackages holds that archives from strangers are refused or become trees that
 // lead nowhere else, as code and as layers, and cost the daemon little.
 func TestPackages(t *testing.T) {
+	t.Parallel() // no bounds of time
 	s := newStage(t)
 	probe, err := os.ReadFile(harness.Program(t, "hostile"))
 	if err != nil {
@@ -127,6 +128,7 @@ func TestPackages(t *testing.T) {
 
 // TestNames holds that no name leads to a file that is not meant.
 func TestNames(t *testing.T) {
+	t.Parallel() // no bounds of time
 	s := newStage(t)
 	outside := filepath.Dir(s.DataDir)
 	before, err := os.ReadDir(outside)

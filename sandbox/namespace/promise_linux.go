@@ -25,7 +25,7 @@ func (d *Driver) promise(ctx context.Context, s *shell) []sandbox.Promise {
 		}
 		list = append(list, p)
 	}
-	for _, name := range []string{"private file system", "private network", "unprivileged user", "allowed system calls only", "private /tmp", "/tmp of its size", "every process ends"} {
+	for _, name := range []string{"private file system", "private network", "unprivileged user", "allowed system calls only", "private /tmp", "/tmp of its size", "limits of its own", "every process ends"} {
 		add(name, nil, "")
 	}
 	var single error

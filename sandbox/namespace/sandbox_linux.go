@@ -553,10 +553,18 @@ func (p *process) Signal(sig syscall.Signal) error {
 		return err
 	}
 	defer p.box.Leave()
-	if sig == syscall.SIGKILL && p.box.shell.group.killParty(p.party) {
-		return nil
+	to := -p.inside
+	if sig == syscall.SIGKILL {
+		if p.box.shell.group.killParty(p.party) {
+			return nil
+		}
+		p.box.mu.Lock()
+		if len(p.box.parties) == 1 {
+			to = -1 // there is nobody else
+		}
+		p.box.mu.Unlock()
 	}
-	return p.box.shell.signal(-p.inside, sig)
+	return p.box.shell.signal(to, sig)
 }
 
 // Done is closed when the process has ended.

@@ -93,6 +93,7 @@ func (d *Driver) Promises() []sandbox.Promise {
 		{"a user id of its own", "they run as the user who started lambdad, and so do those of other functions"},
 		{"memory limit", why}, {"CPU limit", why}, {"process limit", why}, {"freezing", "nothing stops them between invocations: extensions go on"},
 		{"nothing outlives a killed daemon", "they live on until the next start ends them"},
+		{"limits of its own", "open files, queued signals and whatever else the kernel counts by process or user are limited as for this user"},
 		{"/tmp of its size", "/tmp is a directory of the host's disk, without a limit"},
 		{"unprivileged user", "they run as the user who started lambdad"},
 		{"true peak memory", "read from the processes when asked; what ended in between is not seen"},

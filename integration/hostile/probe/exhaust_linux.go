@@ -70,9 +70,31 @@ func forkBomb(r *report, o order) {
 	time.Sleep(time.Duration(o.MS) * time.Millisecond)
 }
 
-// memoryBomb takes memory until it is stopped.
-func memoryBomb(r *report) {
-	for i := 0; i < 4096; i++ {
+// holdProcesses makes processes that do nothing, as many as it is given.
+func holdProcesses(r *report, o order) {
+	var all []int
+	for len(all) < o.N {
+		pid, err := syscall.ForkExec("/bin/sleep", []string{"sleep", "60"}, &syscall.ProcAttr{}) // without a descriptor for each
+		if err != nil {
+			r.Err = err.Error()
+			break
+		}
+		all = append(all, pid)
+	}
+	r.N = len(all)
+	for _, pid := range all {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_, _ = syscall.Wait4(pid, nil, 0, nil)
+	}
+}
+
+// memoryBomb takes so many MiB, or until it is stopped.
+func memoryBomb(r *report, o order) {
+	most := o.N
+	if most == 0 {
+		most = 4096
+	}
+	for range most {
 		b, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 		if err != nil {
 			r.Err = err.Error()
@@ -97,7 +119,7 @@ func linger(r *report, o order) {
 
 // fillTmp fills /tmp with bytes or with names, and empties it.
 func fillTmp(r *report, o order) {
-	dir := "/tmp/full"
+	dir := os.TempDir() + "/full"
 	defer os.RemoveAll(dir)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		r.Err = err.Error()
@@ -121,6 +143,16 @@ func fillTmp(r *report, o order) {
 		return
 	}
 	defer f.Close()
+	if o.Do == "reserve" { // without writing
+		for r.N < o.N {
+			if err := unix.Fallocate(int(f.Fd()), 0, int64(r.N)<<20, 1<<20); err != nil {
+				r.Err = err.Error()
+				return
+			}
+			r.N++
+		}
+		return
+	}
 	buf := bytes.Repeat([]byte{7}, 1<<20)
 	for end := time.Now().Add(time.Duration(o.MS) * time.Millisecond); r.N < o.N && time.Now().Before(end); {
 		if _, err := f.Write(buf); err != nil {
@@ -409,6 +441,11 @@ func connections(r *report, o order) {
 					_, _ = io.Copy(io.Discard, c)
 				case "drip":
 					write([]byte("POST /2018-06-01/runtime/invocation/" + strconv.Itoa(i) + "/response HTTP/1.1\r\nHost: x\r\nX-Slow: "))
+					for time.Now().Before(end) && write([]byte("y")) {
+						time.Sleep(50 * time.Millisecond)
+					}
+				case "dripping bodies":
+					write(o.Raw)
 					for time.Now().Before(end) && write([]byte("y")) {
 						time.Sleep(50 * time.Millisecond)
 					}

@@ -11,8 +11,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -139,9 +141,11 @@ func extension() {
 	resp.Body.Close()
 	id := resp.Header.Get("Lambda-Extension-Identifier")
 	// Known to the runtime, which shares the host name and /tmp with it.
-	_ = os.WriteFile("/tmp/extension-id", []byte(id), 0o644)
+	_ = os.WriteFile(os.TempDir()+"/extension-id", []byte(id), 0o644)
 	for word := range strings.SplitSeq(os.Getenv("HOSTILE_EXTENSION"), ",") {
-		if word != "" {
+		if word == "listener" {
+			listener(id)
+		} else if word != "" {
 			b, _ := json.Marshal(attack(order{Do: word, N: 20, MS: 1, Text: "60000"}))
 			fmt.Printf("hostile %s %s\n", word, b)
 		}
@@ -156,9 +160,61 @@ func extension() {
 	}
 }
 
-// attack does one word.
+// listener subscribes to telemetry and answers each delivery with a body, or with
+// headers, that do not end.
+func listener(id string) {
+	l, err := net.Listen("tcp", "0.0.0.0:8080")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "probe: listen:", err)
+		os.Exit(1)
+	}
+	go func() {
+		for n := 0; ; n++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				go func() { _, _ = io.Copy(io.Discard, c) }()
+				piece := []byte("HTTP/1.1 200 OK\r\n\r\n")
+				if n%2 == 1 {
+					piece = []byte("HTTP/1.1 200 OK\r\nX-Long: ")
+				}
+				for {
+					if _, err := c.Write(piece); err != nil {
+						return
+					}
+					piece = bytes.Repeat([]byte("x"), 64<<10)
+				}
+			}()
+		}
+	}()
+	req, err := http.NewRequest(http.MethodPut, base()+"/2022-07-01/telemetry", strings.NewReader(`{"schemaVersion": "2022-12-13", "types": ["platform", "function"],
+		"buffering": {"maxItems": 1000, "maxBytes": 262144, "timeoutMs": 25}, "destination": {"protocol": "HTTP", "URI": "http://sandbox.localdomain:8080"}}`))
+	if err == nil {
+		req.Header.Set("Lambda-Extension-Identifier", id)
+		var resp *http.Response
+		if resp, err = http.DefaultClient.Do(req); err == nil && resp.StatusCode != http.StatusOK {
+			err = errors.New(resp.Status)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "probe: subscribe:", err)
+		os.Exit(1)
+	}
+}
+
+// attack does one word. Addresses are those of a sandbox with a network of its own;
+// where there is none, they are others.
 func attack(o order) *report {
 	r := &report{}
+	switch _, endpoint, _ := strings.Cut(os.Getenv("AWS_ENDPOINT_URL"), "//"); o.Addr {
+	case "127.0.0.1:9001":
+		o.Addr = os.Getenv("AWS_LAMBDA_RUNTIME_API")
+	case "127.0.0.1:4566":
+		o.Addr = endpoint
+	}
 	switch o.Do {
 	case "nothing":
 	case "env":
@@ -194,17 +250,19 @@ func attack(o order) *report {
 		exchange(r, o)
 	case "inotify", "aio", "signals queued", "message queues", "descriptors exhausted", "tcp memory", "connections held":
 		exhaust(r, o)
-	case "inodes", "fill":
+	case "inodes", "fill", "reserve":
 		fillTmp(r, o)
 	case "lines", "endless line":
 		flood(r, o)
 	case "fork bomb":
 		forkBomb(r, o)
+	case "processes held":
+		holdProcesses(r, o)
 	case "memory bomb":
-		memoryBomb(r)
+		memoryBomb(r, o)
 	case "linger":
 		linger(r, o)
-	case "headers", "drip", "churn", "bodies":
+	case "headers", "drip", "churn", "bodies", "dripping bodies":
 		connections(r, o)
 	default:
 		r.hole("the probe does not know the word %q", o.Do)
