@@ -508,6 +508,9 @@ func TestHostileInit(t *testing.T) {
 	s.end(t)
 }
 
+// markOf is a command line argument that nobody else's processes have.
+func markOf(n int) string { return fmt.Sprintf("9%07d%d", os.Getpid(), n) }
+
 // marked are the processes on the host whose command line has an argument.
 func marked(t testing.TB, mark string) []string {
 	t.Helper()
@@ -572,22 +575,32 @@ func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool
 			t.Errorf("the attacker was gone after %v; want at most %v", took, goneWithin)
 		}
 	}
+	// On plain processes a server that fails leaves them to whoever comes next.
+	t.Cleanup(func() {
+		for _, mark := range []string{markOf(1), markOf(2), markOf(3)} {
+			for _, p := range marked(t, mark) {
+				if pid, err := strconv.Atoi(filepath.Base(p)); err == nil {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
+		}
+	})
 	t.Run(rests+", then deleted", func(t *testing.T) {
 		s.villain(t, "sleeper", 512, nil)
-		s.must(t, "sleeper", order{Do: "linger", N: 20, Text: "900001", MS: 100})
+		s.must(t, "sleeper", order{Do: "linger", N: 20, Text: markOf(1), MS: 100})
 		rest(s, "sleeper")
-		if n := len(marked(t, "900001")); n < 20 {
+		if n := len(marked(t, markOf(1))); n < 20 {
 			t.Fatalf("only %d processes linger", n)
 		}
 		remove("sleeper")
-		within(t, goneIn(t, "900001"))
+		within(t, goneIn(t, markOf(1)))
 	})
 	t.Run("timeout", func(t *testing.T) {
 		s.villain(t, "late", 512, func(in *lambda.CreateFunctionInput) { in.Timeout = aws.Int32(2) })
-		if _, err := s.attack(t.Context(), "late", order{Do: "linger", N: 20, Text: "900002", MS: 60_000}); err == nil {
+		if _, err := s.attack(t.Context(), "late", order{Do: "linger", N: 20, Text: markOf(2), MS: 60_000}); err == nil {
 			t.Error("the invocation did not time out")
 		}
-		within(t, goneIn(t, "900002"))
+		within(t, goneIn(t, markOf(2)))
 		if _, err := s.attack(t.Context(), "late", order{Do: "nothing"}); err != nil {
 			t.Errorf("the function after its timeout: %v", err)
 		}
@@ -611,10 +624,10 @@ func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool
 	t.Run("kill of the server", func(t *testing.T) {
 		other := newStageIn(t, tier)
 		other.villain(t, "orphan", 512, nil)
-		other.must(t, "orphan", order{Do: "linger", N: 20, Text: "900003", MS: 100})
+		other.must(t, "orphan", order{Do: "linger", N: 20, Text: markOf(3), MS: 100})
 		rest(other, "orphan")
 		other.Kill()
-		if took := goneIn(t, "900003"); took > time.Second && kept(cpuLimit) {
+		if took := goneIn(t, markOf(3)); took > time.Second && kept(cpuLimit) {
 			t.Errorf("processes survived the server by %v", took)
 		}
 		again := harness.StartAs(t, other.user, other.DataDir, "--isolation", tier) // sweeps
