@@ -50,7 +50,7 @@ type options struct {
 
 // usual is what make bench measures; quick is for a look while one works.
 var (
-	usual = options{limit: 5 * time.Minute, rounds: 32, requests: 25, slice: 150 * time.Millisecond, cold: 15, environments: 200}
+	usual = options{limit: 5 * time.Minute, rounds: 32, requests: 25, slice: 150 * time.Millisecond, cold: 12, environments: 200}
 	quick = options{limit: time.Minute, rounds: 15, requests: 15, slice: 50 * time.Millisecond, cold: 5, environments: 30}
 )
 
@@ -220,7 +220,7 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 		what   string
 		parts  []part
 		limit  time.Duration // of each part
-	}{{"bench", "", list, 2 * time.Minute}, {"curves", "Curves of ", curves, 10 * time.Minute}} {
+	}{{"bench", "", list, 3 * time.Minute}, {"curves", "Curves of ", curves, 10 * time.Minute}} {
 		if len(half.parts) == 0 {
 			continue
 		}
