@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
 	"github.com/lambdad/lambdad/integration/harness"
+	"github.com/lambdad/lambdad/sandbox/namespace"
 )
 
 // TestLoad is the promise of the first issue: 200 simultaneous first invocations
@@ -32,6 +33,11 @@ func TestLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	many(ctx, t, s, 200, 1, "warmup")
+	for what, n := range resources(t, s) { // of what is there it must see something
+		if n == 0 && what != "mounts of the host" { // all are the daemon's own
+			t.Errorf("no %s is counted while environments live", what)
+		}
+	}
 	none := func(list []harness.State) bool { return len(list) == 0 }
 	s.WaitEnvironments(20*time.Second, none)
 	before := resources(t, s)
@@ -149,12 +155,19 @@ func resources(t testing.TB, s *harness.Server) map[string]int {
 		}
 		return len(entries)
 	}
-	lines := func(path string) int {
+	// Of the host, what carries the server's name: other tests run beside this one.
+	named := func(text string) bool { return strings.Contains(text, s.DataDir) || strings.Contains(text, s.ID) }
+	lines := func(path string, ours func(string) bool) (n int) {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return 0
 		}
-		return strings.Count(string(data), "\n")
+		for line := range strings.Lines(string(data)) {
+			if ours(line) {
+				n++
+			}
+		}
+		return n
 	}
 	scratch := 0
 	_ = filepath.WalkDir(filepath.Join(s.DataDir, "run"), func(string, os.DirEntry, error) error { scratch++; return nil })
@@ -162,17 +175,22 @@ func resources(t testing.TB, s *harness.Server) map[string]int {
 		"processes in groups": len(harness.ProcessStates(t, "lambdad-"+s.ID)),
 		"daemon threads":      count("/proc/" + pid + "/task"),
 		"daemon descriptors":  count("/proc/" + pid + "/fd"),
-		"mounts of the host":  lines("/proc/self/mounts"),
-		"mounts of daemon":    lines("/proc/" + pid + "/mounts"),
+		"mounts of the host":  lines("/proc/self/mounts", named),
+		"mounts of daemon":    lines("/proc/"+pid+"/mounts", func(string) bool { return true }),
 		"groups":              len(harness.Groups("lambdad-" + s.ID)),
 		"scratch files":       scratch,
-		"interfaces":          harness.Interfaces(t, "lmb"),
-		"loop devices":        loops(),
+		"interfaces":          harness.Interfaces(t, namespace.LinksOf(s.ID)),
+		"loop devices":        loops(named),
 	}
 }
 
-// loops counts loop devices in use.
-func loops() int {
+// loops counts the loop devices in use whose file is one of ours.
+func loops(ours func(string) bool) (n int) {
 	used, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	return len(used)
+	for _, f := range used {
+		if file, err := os.ReadFile(f); err == nil && ours(string(file)) {
+			n++
+		}
+	}
+	return n
 }

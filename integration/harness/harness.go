@@ -35,6 +35,7 @@ import (
 
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/logstore"
+	"github.com/lambdad/lambdad/sandbox/namespace"
 )
 
 // NeedRoot skips without privileges; in CI a skip is a failure.
@@ -569,7 +570,7 @@ func LeftOnHost(t *testing.T, id string) {
 	if left := Groups("lambdad-" + id); len(left) > 0 {
 		t.Errorf("cgroups after the end: %v", left)
 	}
-	if n := Interfaces(t, "lmb"+id); n > 0 {
+	if n := Interfaces(t, namespace.LinksOf(id)); n > 0 {
 		t.Errorf("%d network interfaces after the end", n)
 	}
 	if left := ProcessStates(t, "lambdad-"+id); len(left) > 0 {

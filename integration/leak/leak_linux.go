@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lambdad/lambdad/sandbox/namespace"
 )
 
 // Take counts what belongs to a scope now. Some of it needs root to be seen.
@@ -90,7 +92,7 @@ func Take(s Scope) (Count, error) {
 
 // named reports whether a name is one the server gives.
 func (s Scope) named(name string) bool {
-	return s.ID != "" && (strings.Contains(name, "lambdad-"+s.ID) || strings.HasPrefix(name, "lmb"+s.ID))
+	return s.ID != "" && (strings.Contains(name, "lambdad-"+s.ID) || strings.HasPrefix(name, namespace.LinksOf(s.ID)))
 }
 
 // mentions reports whether text has the server's name or a directory of its.
@@ -160,17 +162,17 @@ func (s Scope) process(c Count, pid int, server bool, name string, namespaces ma
 		kind, _, _ := strings.Cut(target, ":[")
 		c.add("descriptors", kind)
 		if kind == "net" || kind == "mnt" {
-			namespace(c, kind, target, namespaces)
+			spaceOf(c, kind, target, namespaces)
 		}
 	}
 	for _, kind := range []string{"net", "mnt"} {
 		if target, err := os.Readlink(dir + "ns/" + kind); err == nil {
-			namespace(c, kind, target, namespaces)
+			spaceOf(c, kind, target, namespaces)
 		}
 	}
 }
 
-func namespace(c Count, kind, target string, seen map[string]bool) {
+func spaceOf(c Count, kind, target string, seen map[string]bool) {
 	if seen[target] {
 		return
 	}

@@ -63,8 +63,9 @@ const (
 	refreshEvery = 5 * time.Second
 )
 
-// links is the prefix of the names of a driver's links.
-func linksOf(id string) string { return linkPrefix + idHash(id) }
+// LinksOf is what the names of the links begin with that the driver of a host id makes
+// on the host.
+func LinksOf(id string) string { return linkPrefix + idHash(id) }
 
 // outsideOf is the name of the link that stands for the outside during the probe.
 func outsideOf(id string) string { return "lmx" + idHash(id) }
@@ -97,7 +98,7 @@ func openEgress(id string, mode sandbox.Egress, res resolving, log *slog.Logger)
 	for n := uint32(2); n < last-1; n++ {
 		e.clean = append(e.clean, add(block.Addr(), n))
 	}
-	e.wall = firewall{table: tablePrefix + id, links: linksOf(id), block: block, probe: add(block.Addr(), last), resolvers: res.direct}
+	e.wall = firewall{table: tablePrefix + id, links: LinksOf(id), block: block, probe: add(block.Addr(), last), resolvers: res.direct}
 	err = locked(func() error {
 		c, err := nftables.New()
 		if err != nil {
@@ -444,7 +445,7 @@ func sweepLinks(id string, live func(string) bool) error {
 	var errs []error
 	for _, l := range links {
 		name := l.Attrs().Name
-		if !strings.HasPrefix(name, linksOf(id)) && name != outsideOf(id) || live(name) {
+		if !strings.HasPrefix(name, LinksOf(id)) && name != outsideOf(id) || live(name) {
 			continue
 		}
 		if err := h.LinkDel(l); err != nil && !vanished(err) {
@@ -904,7 +905,7 @@ func (d *Driver) promiseEgress(ctx context.Context) []sandbox.Promise {
 	}
 	p.Kept, p.Why = false, err.Error()
 	var blocked *blockedError
-	links := linksOf(d.cfg.ID)
+	links := LinksOf(d.cfg.ID)
 	switch {
 	case errors.As(err, &blocked):
 		p.Cure = fmt.Sprintf("let the host's firewall forward for interfaces %s*: with Docker, iptables -I DOCKER-USER -i %s+ -j ACCEPT and iptables -I DOCKER-USER -o %s+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; otherwise the same in chain FORWARD (ufw: /etc/ufw/before.rules)", links, links, links)

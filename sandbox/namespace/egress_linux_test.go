@@ -510,7 +510,7 @@ func TestHostBlocked(t *testing.T) {
 	before := state(t)
 	d, _ := w.open(t, Config{Egress: sandbox.EgressAll})
 	p := kept(t, d)
-	if p.Kept || !strings.Contains(p.Why, "chain FORWARD of table theirs") || !strings.Contains(p.Cure, linksOf("egress")) {
+	if p.Kept || !strings.Contains(p.Why, "chain FORWARD of table theirs") || !strings.Contains(p.Cure, LinksOf("egress")) {
 		t.Errorf("%+v", p)
 	}
 	if after := state(t); after != before {
