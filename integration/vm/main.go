@@ -40,6 +40,7 @@ type boot struct {
 	programs []string
 	// wants are lines that must be seen: what shows that the boot is what it says.
 	wants []string
+	never string // what no line may be
 }
 
 func boots(cases string) []boot {
@@ -57,6 +58,7 @@ func boots(cases string) []boot {
 				"/namespace.test -test.v -test.timeout=40m -test.run=" + root,
 			},
 			wants: []string{`isolation tier: root$`, `^guest: /namespace.test: exit status 0$`},
+			never: `^  FAILS`, // every promise holds
 		},
 		{
 			name:    "user namespaces off",
@@ -72,7 +74,7 @@ func boots(cases string) []boot {
 
 // modules are what sandboxes need beyond what is built in; what they depend on is
 // found.
-var modules = strings.Fields("virtio_pci virtio_blk ext4 loop overlay veth nf_tables nft_ct nft_masq nft_redir nft_fib_inet nft_reject_inet nft_nat nft_chain_nat")
+var modules = strings.Fields("virtio_pci virtio_blk ext4 loop overlay veth nf_tables nft_ct nft_masq nft_redir nft_fib_inet nft_reject_inet nft_nat nft_chain_nat nft_connlimit nft_limit")
 
 // limit is for one boot, on a busy machine.
 const limit = 40 * time.Minute
@@ -401,6 +403,11 @@ func (b *boot) start(ctx context.Context, kernel, initramfs, disk string, verbos
 		re := regexp.MustCompile(want)
 		if !slices.ContainsFunc(all, re.MatchString) {
 			err = errors.Join(err, fmt.Errorf("it never said %q", want))
+		}
+	}
+	if never := regexp.MustCompile(b.never); b.never != "" {
+		if i := slices.IndexFunc(all, never.MatchString); i >= 0 {
+			err = errors.Join(err, fmt.Errorf("it said %q", all[i]))
 		}
 	}
 	if failed > 0 {
