@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,8 +32,17 @@ func BenchmarkDensity(b *testing.B) {
 	}
 	for _, count := range []int{1, 100, 1000, 2000} {
 		b.Run("environments="+strconv.Itoa(count), func(b *testing.B) {
-			ctx := b.Context()
-			s := harness.Start(b, b.TempDir(), "--idle-timeout", "1h", "--log-level", "warn")
+			ctx, dir := b.Context(), b.TempDir()
+			start := func() *harness.Server {
+				return harness.Start(b, dir, "--idle-timeout", "1h", "--log-level", "warn")
+			}
+			s := start()
+			if err := s.Create(ctx, "f", nil); err != nil {
+				b.Fatal(err)
+			}
+			s.Stop()
+			multiply(b, filepath.Join(dir, "records"), count+1, 1)
+			s = start()
 			invoke := func(i int) error {
 				out, err := s.Client.Invoke(ctx, &lambda.InvokeInput{FunctionName: aws.String(nameOf(i)), Payload: []byte(`{}`)})
 				if err == nil && out.FunctionError != nil {
@@ -46,11 +56,7 @@ func BenchmarkDensity(b *testing.B) {
 				for range 4 {
 					wg.Go(func() {
 						for i := range next {
-							err := s.Create(ctx, nameOf(i), nil)
-							if err == nil {
-								err = invoke(i)
-							}
-							if err != nil {
+							if err := invoke(i); err != nil {
 								b.Errorf("%s: %v", nameOf(i), err)
 							}
 						}

@@ -55,7 +55,7 @@ func BenchmarkManyFunctions(b *testing.B) {
 		b.Fatal(err)
 	}
 	s.Stop()
-	multiply(b, filepath.Join(dir, "records"), functions)
+	multiply(b, filepath.Join(dir, "records"), functions, 1+versions)
 
 	for b.Loop() {
 		s, full := start()
@@ -100,8 +100,8 @@ func BenchmarkManyFunctions(b *testing.B) {
 
 func nameOf(i int) string { return fmt.Sprintf("function-%05d", i) }
 
-// multiply copies the records of the function f to n others, and deletes f.
-func multiply(b *testing.B, dir string, n int) {
+// multiply copies the records of the function f, so many, to n others, and deletes f.
+func multiply(b *testing.B, dir string, n, each int) {
 	b.Helper()
 	engine, err := nats.Open(b.Context(), nats.Config{Dir: dir})
 	if err != nil {
@@ -109,7 +109,7 @@ func multiply(b *testing.B, dir string, n int) {
 	}
 	const prefix = "000000000000.us-east-1.function."
 	records, err := engine.Store().List(b.Context(), prefix+"f")
-	if err != nil || len(records) != 6 {
+	if err != nil || len(records) != each {
 		b.Fatalf("%d records: %v", len(records), err)
 	}
 	work, failed := make(chan store.Record), make(chan error, 64)
