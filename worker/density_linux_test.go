@@ -176,7 +176,7 @@ func TestDensity(t *testing.T) {
 	if b, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); strings.Contains(string(b), "memory") {
 		descriptors += 3 // cgroup v2: a peak that was reset is the descriptor's
 	}
-	const goroutines, memory = 14, 200 << 10
+	const goroutines, memory = 12, 200 << 10
 	id := "wd" + strings.ReplaceAll(uuid.NewString(), "-", "")[:8]
 	dir := t.TempDir()
 	scope := leak.Scope{ID: id, Dirs: []string{filepath.Join(dir, "run")}}
