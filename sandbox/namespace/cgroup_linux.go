@@ -705,17 +705,36 @@ func (g *group) setCPU(cores float64) error {
 	if g.h.unified {
 		value = "max " + strconv.Itoa(cpuPeriod)
 	}
+	quota := strconv.Itoa(max(int(cores*cpuPeriod+0.5), cpuMinQuota))
 	if cores > 0 {
-		value = strconv.Itoa(max(int(cores*cpuPeriod+0.5), cpuMinQuota))
+		value = quota
 		if g.h.unified {
 			value += " " + strconv.Itoa(cpuPeriod)
 		}
 	}
-	if err := g.quota.write(value); err != nil {
+	err := g.quota.write(value)
+	if errors.Is(err, unix.EINVAL) { // it may not be less than the burst
+		g.setBurst("0")
+		err = g.quota.write(value)
+	}
+	if err != nil {
 		return fmt.Errorf("set the processor quota to %s: %w", value, err)
 	}
 	g.limited.Store(cores > 0)
+	if cores > 0 && cores < 1 {
+		g.setBurst(quota)
+	}
 	return nil
+}
+
+// setBurst lets what was left of the quota in earlier periods be used in a later one,
+// so much of it; before Linux 5.14 none is.
+func (g *group) setBurst(us string) {
+	file := g.path(g.h.v1["cpu"], "cpu.cfs_burst_us")
+	if g.h.unified {
+		file = g.path(g.h.v2, "cpu.max.burst")
+	}
+	_ = writeFile(file, us)
 }
 
 // setFrozen stops everything below run or lets it go on, and returns when the

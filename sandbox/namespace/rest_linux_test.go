@@ -148,3 +148,52 @@ func TestRest(t *testing.T) {
 		}
 	}
 }
+
+// TestBurst: what is below a core may use what it left of one period in the next, and
+// the quota can be lowered and lifted all the same.
+func TestBurst(t *testing.T) {
+	d := open(t, Config{Pool: -1})
+	sb, err := d.Create(t.Context(), sandbox.Spec{ID: "burst"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sb.Destroy(context.Background())
+	b, ok := sb.(*box)
+	if f, freezes := sb.(freezable); freezes {
+		b, ok = f.box, true
+	}
+	if !ok {
+		t.Fatalf("a sandbox of type %T", sb)
+	}
+	g := b.shell.group
+	quotaFile, burstFile := g.path(g.h.v1["cpu"], "cpu.cfs_quota_us"), g.path(g.h.v1["cpu"], "cpu.cfs_burst_us")
+	if g.h.unified {
+		quotaFile, burstFile = g.path(g.h.v2, "cpu.max"), g.path(g.h.v2, "cpu.max.burst")
+	}
+	if _, err := os.Stat(burstFile); err != nil {
+		t.Skip("this kernel knows no bursts")
+	}
+	for _, c := range []struct {
+		cores        float64
+		quota, burst string
+	}{{1, "20000", "0"}, {0.5, "10000", "10000"}, {0.1, "2000", "2000"}, {0, "-1", "2000"}, {0.1, "2000", "2000"}, {1, "20000", "2000"}, {2, "40000", "2000"}, {0.3, "6000", "6000"}} {
+		if err := sb.SetCPU(c.cores); err != nil {
+			t.Fatalf("%v cores: %v", c.cores, err)
+		}
+		quota, err := os.ReadFile(quotaFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		burst, err := os.ReadFile(burstFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, _, _ := strings.Cut(strings.TrimSpace(string(quota)), " ")
+		if q == "max" {
+			q = "-1"
+		}
+		if q != c.quota || strings.TrimSpace(string(burst)) != c.burst {
+			t.Errorf("%v cores: quota %s, burst %s, want %s and %s", c.cores, q, strings.TrimSpace(string(burst)), c.quota, c.burst)
+		}
+	}
+}
