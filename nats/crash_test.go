@@ -177,7 +177,7 @@ func TestCrash(t *testing.T) {
 		}
 		cmd.Wait()
 
-		e, err := Open(t.Context(), Config{Dir: filepath.Join(dir, "records"), Logger: slog.New(warnings{t})})
+		e, err := Open(t.Context(), Config{Dir: filepath.Join(dir, "records"), Logger: slog.New(warnings{t, true})})
 		if err != nil {
 			t.Fatal(err)
 		}
