@@ -264,7 +264,7 @@ func look(t *testing.T, s *stage) {
 		"/proc/timer_list", "/proc/sched_debug", "/proc/slabinfo", "/proc/vmallocinfo", "/proc/modules", "/proc/kpageflags", "/proc/partitions", "/proc/diskstats",
 		"/proc/1/root/etc", "/proc/1/environ", "/proc/1/mem", "/dev/mem", "/dev/kmsg", "/dev/sda", "/dev/vda", "/dev/loop-control", "/dev/fuse", "/dev/net/tun", "/dev/kvm",
 		s.DataDir, filepath.Join(s.DataDir, "credentials.json"), filepath.Join(s.DataDir, "logs"), filepath.Join(s.DataDir, "code"), filepath.Join(s.DataDir, "control.sock"),
-		filepath.Dir(s.Cmd.Path)}
+		filepath.Dir(harness.Program(t, "lambdad"))}
 	if home, err := os.UserHomeDir(); err == nil && home != "/" {
 		paths = append(paths, home)
 	}
