@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -130,11 +131,20 @@ func TestPackages(t *testing.T) {
 func TestNames(t *testing.T) {
 	t.Parallel() // no bounds of time
 	s := newStage(t)
-	outside := filepath.Dir(s.DataDir)
-	before, err := os.ReadDir(outside)
-	if err != nil {
-		t.Fatal(err)
+	// What lies beside the data directory, but for those of other tests.
+	outside := func() (names []string) {
+		list, err := os.ReadDir(filepath.Dir(s.DataDir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			if !strings.HasPrefix(e.Name(), "lambdad-") {
+				names = append(names, e.Name())
+			}
+		}
+		return names
 	}
+	before := outside()
 	for _, name := range []string{"../../x", "..", ".", "a/b", "/etc/passwd", "a\x00b", "%2e%2e%2fx", "a\nb", "$LATEST", strings.Repeat("n", 5000), "neighbour/../neighbour2", "ünïcode", "arn:aws:lambda:us-east-1:000000000000:function:../x"} {
 		if err := s.Create(t.Context(), name, nil); err == nil {
 			t.Errorf("a function may be called %q", name)
@@ -145,8 +155,8 @@ func TestNames(t *testing.T) {
 		// As it is on the wire, past the client's own escaping.
 		for _, path := range []string{"/2015-03-31/functions/" + name, "/2018-10-31/layers/" + name + "/versions", "/_lambdad/archive/" + name} {
 			req := &http.Request{Method: http.MethodGet, Host: "x", Header: http.Header{}}
-			req.URL, err = url.Parse(s.Endpoint)
-			if err != nil {
+			var err error
+			if req.URL, err = url.Parse(s.Endpoint); err != nil {
 				t.Fatal(err)
 			}
 			req.URL.Opaque = strings.NewReplacer("\x00", "%00", "\n", "%0a").Replace(path)
@@ -174,11 +184,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	s.Stop()
-	after, err := os.ReadDir(outside)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(after) != len(before) {
+	if after := outside(); !slices.Equal(after, before) {
 		t.Errorf("beside the data directory: %v, then %v", before, after)
 	}
 	top, err := os.ReadDir(s.DataDir)
