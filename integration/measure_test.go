@@ -111,6 +111,8 @@ func TestMeasured(t *testing.T) {
 	if best > 1 {
 		t.Errorf("Duration is %.2f ms over what the program measures, at best", best)
 	}
+	s.Stop()
+	harness.LeftOnHost(t, s.ID)
 }
 
 // TestReported holds that what a reader of the log has seen survives the death of
@@ -142,6 +144,8 @@ func TestReported(t *testing.T) {
 	if n := s.Metric(t.Context(), "Invocations", "reported"); n != 3 {
 		t.Errorf("%v invocations of 3 in the metrics", n)
 	}
+	s.Stop()
+	harness.LeftOnHost(t, s.ID)
 }
 
 // BenchmarkLines counts how much of what a function writes reaches its subscribers:
