@@ -91,7 +91,8 @@ func FuzzUnpack(f *testing.F) {
 		if walk != nil {
 			t.Error(walk)
 		}
-		if err == nil && n != info.Files {
+		// Inspection is stricter: it reads entries, too, that a later one replaces.
+		if err == nil && inspectErr == nil && n != info.Files {
 			t.Errorf("%d files written, %d announced", n, info.Files)
 		}
 	})
