@@ -36,10 +36,14 @@ func TestMain(m *testing.M) { harness.Main(m) }
 // inFlight counts operations by kind that have no answer yet.
 type inFlight struct{ create, update, remove, cold, frozen, shutting atomic.Int64 }
 
+// kinds is what a kill can hit.
+var kinds = []string{"create", "update", "delete", "cold start", "frozen", "shutting down"}
+
 // TestKill kills the server 50 times while creates, updates, deletes, cold starts,
-// freezes and shutdowns are in flight. What was acknowledged is there after each
-// restart, a first invocation works, nothing survives the server by a second, and
-// nothing is left after the next start.
+// freezes and shutdowns are in flight, each time when the kind whose turn it is
+// was just seen. What was acknowledged is there after each restart, a first
+// invocation works, nothing survives the server by a second, and nothing is left
+// after the next start.
 func TestKill(t *testing.T) {
 	harness.NeedRoot(t)
 	const kills = 50
@@ -50,9 +54,16 @@ func TestKill(t *testing.T) {
 		s := harness.Start(t, dataDir, "--idle-timeout", "150ms", "--log-level", "error")
 		b.check(t, s, round)
 		if round == 0 {
+			// An extension, so that a shutdown is a conversation and not one signal.
+			layer := s.Layer(t.Context(), "hello", "extensions/hello-extension", harness.Program(t, "extension"))
 			for i := range 4 {
 				name := fmt.Sprintf("steady%d", i)
-				if err := s.Create(t.Context(), name, nil); err != nil {
+				err := s.Create(t.Context(), name, func(in *lambda.CreateFunctionInput) {
+					if i >= 2 {
+						in.Layers = []string{layer}
+					}
+				})
+				if err != nil {
 					t.Fatal(err)
 				}
 				b.known[name] = ""
@@ -78,7 +89,7 @@ func TestKill(t *testing.T) {
 		}
 	}
 	t.Logf("rounds of %d with work of each kind in flight at the kill: %v", kills, seen)
-	for _, what := range []string{"create", "update", "delete", "cold start", "frozen", "shutting down"} {
+	for _, what := range kinds {
 		if seen[what] == 0 {
 			t.Errorf("no kill hit a %s", what)
 		}
@@ -209,9 +220,20 @@ func (b *book) work(t *testing.T, s *harness.Server, round int) map[string]int64
 		time.Sleep(time.Millisecond)
 	})
 	time.Sleep(time.Duration(200+random.IntN(500)) * time.Millisecond)
-	counts := map[string]int64{
-		"create": flying.create.Load(), "update": flying.update.Load(), "delete": flying.remove.Load(),
-		"cold start": flying.cold.Load(), "frozen": flying.frozen.Load(), "shutting down": flying.shutting.Load(),
+	var counts map[string]int64
+	aim := kinds[round%len(kinds)]
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Microsecond) {
+		counts = map[string]int64{
+			"create": flying.create.Load(), "update": flying.update.Load(), "delete": flying.remove.Load(),
+			"cold start": flying.cold.Load(), "frozen": flying.frozen.Load(), "shutting down": flying.shutting.Load(),
+		}
+		if counts[aim] > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("round %d: not once a %s in 20 s", round, aim)
+			break
+		}
 	}
 	s.Kill()
 	cancel()
