@@ -131,9 +131,11 @@ type Status struct {
 	State                 string
 	Since                 time.Time     // it is in this state
 	Age                   time.Duration // since Start
-	Memory                int64         // bytes held by its processes now
-	Processes             int           // processes and threads
 	Invocations           int           // begun
+
+	// What its processes use is for who measures it to say: Status asks nobody.
+	Memory    int64 // bytes they hold
+	Processes int   // processes and threads
 }
 
 // An Environment runs one version of a function, one invocation at a time.
@@ -308,18 +310,13 @@ func (e *Environment) Kill() { e.kill() }
 // Done is closed when nothing is left of the environment.
 func (e *Environment) Done() <-chan struct{} { return e.done }
 
-// Status tells what the environment is doing and what it uses.
+// Status tells what the environment is doing.
 func (e *Environment) Status() Status {
-	u, err := e.cfg.Sandbox.Usage()
-	if err != nil {
-		u = sandbox.Usage{}
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return Status{
 		ID: e.cfg.ID, Function: e.cfg.Version.Function, Version: e.cfg.Version.Number,
-		State: e.state, Since: e.since, Age: time.Since(e.started),
-		Memory: u.Memory, Processes: u.Processes, Invocations: e.invocations,
+		State: e.state, Since: e.since, Age: time.Since(e.started), Invocations: e.invocations,
 	}
 }
 

@@ -80,6 +80,56 @@ func TestRest(t *testing.T) {
 	})
 }
 
+// A list of all environments asks none that is at rest, and where asking takes long it
+// ends all the same, with what is known.
+func TestList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Config{IdleTimeout: time.Hour}, func(h *host) { h.runTime = 2 * time.Minute })
+		looks := func() (n int) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			for _, e := range h.built {
+				e.mu.Lock()
+				n += e.looks
+				e.mu.Unlock()
+			}
+			return n
+		}
+		check := func(n int) {
+			t.Helper()
+			list := h.Environments()
+			if len(list) != n {
+				t.Errorf("%d listed of %d", len(list), n)
+			}
+			for _, s := range list {
+				if s.Memory != h.memory || s.Processes != 3 {
+					t.Errorf("%s uses %d bytes and %d processes", s.ID, s.Memory, s.Processes)
+				}
+			}
+		}
+		h.together(20, version("f", "1"))
+		time.Sleep(calmAfter + 2*samplePeriod)
+		before := looks()
+		check(20)
+		if n := looks() - before; n != 0 {
+			t.Errorf("%d at rest were asked", n)
+		}
+		h.mu.Lock()
+		h.lookTime = 300 * time.Millisecond
+		h.mu.Unlock()
+		done := make(chan struct{})
+		go func() { defer close(done); h.together(20, version("f", "1")) }()
+		time.Sleep(time.Minute)
+		begin := time.Now()
+		check(20)
+		if d := time.Since(begin); d > looksLimit+h.lookTime {
+			t.Errorf("the list took %v", d)
+		}
+		<-done
+		h.close()
+	})
+}
+
 // Whatever happens to thousands of environments, what is read of them in one step is
 // what counting them one by one gives.
 func TestAccounts(t *testing.T) {

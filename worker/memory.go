@@ -131,7 +131,7 @@ func (w *Local) measure(inst *instance) {
 		w.measured -= inst.memory
 	}
 	w.measured += m
-	inst.memory, inst.measured = m, true
+	inst.memory, inst.processes, inst.measured = m, u.Processes, true
 	inst.lookedAt = time.Now()
 	if inst.inLooked.in { // behind the others
 		w.looked.remove(inst)

@@ -112,6 +112,7 @@ type instance struct {
 	unit      Unit          // of concurrency, which the use still holds; nil: the caller does
 	idleSince time.Time
 	memory    int64 // measured, or the reserve until it was
+	processes int   // when it was measured
 	measured  bool
 	lookedAt  time.Time
 

@@ -37,6 +37,7 @@ type host struct {
 	afterTime time.Duration // extensions, after the answer
 	endTime   time.Duration
 	memory    int64
+	lookTime  time.Duration // that a sandbox takes to say what it uses
 	buildErr  func(n int) error // of the nth build, from 1
 	initErr   error             // of every initialisation
 	unit      Unit              // of every invocation
@@ -166,6 +167,10 @@ func (h *host) buildFake(ctx context.Context, inst *instance) error {
 }
 
 func (e *fakeEnv) usage() (sandbox.Usage, error) {
+	e.h.mu.Lock()
+	look := e.h.lookTime
+	e.h.mu.Unlock()
+	time.Sleep(look)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.dead {
@@ -173,7 +178,7 @@ func (e *fakeEnv) usage() (sandbox.Usage, error) {
 	}
 	e.looks++
 	cpu := min(time.Since(e.birth), e.h.initTime)
-	return sandbox.Usage{Memory: e.memory, CPU: time.Duration(float64(cpu) * e.h.initCPU)}, nil
+	return sandbox.Usage{Memory: e.memory, Processes: 3, CPU: time.Duration(float64(cpu) * e.h.initCPU)}, nil
 }
 
 func (e *fakeEnv) rest() {

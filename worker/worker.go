@@ -67,6 +67,8 @@ const (
 	// handovers is how many environments that ended just before they were given
 	// an invocation a request goes through before it fails.
 	handovers = 3
+	// looksLimit is how long a list of all environments may take to ask what they use.
+	looksLimit = time.Second
 	// killWait bounds the wait for environments that were killed.
 	killWait = 10 * time.Second
 )
@@ -644,24 +646,47 @@ func (w *Local) Drain(ctx context.Context) error {
 }
 
 // Environments tells what every environment is doing, those being built, too,
-// oldest first. It asks each sandbox for its use.
+// oldest first. What one at rest uses was measured when it went to rest; the others
+// are asked, as long as that takes no more than looksLimit: after that, on a host
+// that is busy with a thousand of them, what was measured last has to do.
 func (w *Local) Environments() []environment.Status {
+	type living struct {
+		env
+		usage     usageFunc // nil: it is at rest
+		memory    int64
+		processes int
+	}
 	w.mu.Lock()
 	list := make([]environment.Status, 0, w.all.n)
-	envs := make([]env, 0, w.all.n)
+	envs := make([]living, 0, w.all.n)
 	for inst := w.all.first; inst != nil; inst = w.all.next(inst) {
-		if inst.env != nil {
-			envs = append(envs, inst.env)
+		if inst.env == nil {
+			list = append(list, environment.Status{
+				ID: inst.id, Function: inst.pool.name, Version: inst.pool.number,
+				State: environment.StateInitializing, Since: inst.since, Age: time.Since(inst.since),
+			})
 			continue
 		}
-		list = append(list, environment.Status{
-			ID: inst.id, Function: inst.pool.name, Version: inst.pool.number,
-			State: environment.StateInitializing, Since: inst.since, Age: time.Since(inst.since),
-		})
+		l := living{env: inst.env, processes: inst.processes}
+		if inst.measured {
+			l.memory = inst.memory
+		}
+		if inst.state != idle || inst.inLooked.in || !inst.measured {
+			l.usage = inst.usage
+		}
+		envs = append(envs, l)
 	}
 	w.mu.Unlock()
+	begin := time.Now()
 	for _, e := range envs {
-		list = append(list, e.Status())
+		s := e.Status()
+		s.Memory, s.Processes = e.memory, e.processes
+		if e.usage != nil && time.Since(begin) < looksLimit {
+			if u, err := e.usage(); err == nil {
+				s.Memory, s.Processes = u.Memory, u.Processes
+			}
+		}
+		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b environment.Status) int { return cmp.Compare(b.Age, a.Age) })
 	return list

@@ -21,6 +21,10 @@ import (
 
 const controlSocket = "control.sock"
 
+// askLimit is how long a question may take. Who asks may be one of a thousand on a
+// host that has no moment to spare.
+const askLimit = 30 * time.Second
+
 // controlAddress names the socket. The kernel allows 107 bytes; a longer path is
 // reached through the descriptor of its directory.
 func controlAddress(dir *os.File) string {
@@ -65,7 +69,7 @@ func serveControl(ctx context.Context, dataDir string, answers controlAnswers) e
 		}
 		mux.HandleFunc(path, answer)
 	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: askLimit}
 	stopped := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stopped()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -87,7 +91,7 @@ func askControl(ctx context.Context, dataDir, path string, v any) error {
 		},
 		DisableKeepAlives: true,
 	}}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://control"+path, nil)
 	if err != nil {

@@ -277,7 +277,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		})
 	})
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(patient{listener}); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving %s: %w", listener.Addr(), err)
 		}
 		return nil
@@ -348,7 +348,7 @@ func endTraces(ctx context.Context, spans *tracing.Exporter, log *slog.Logger) e
 }
 
 // listen opens the endpoint. --auth=any is refused where others could reach it.
-func listen(cfg Config) (net.Listener, error) {
+func listen(cfg Config) (*net.TCPListener, error) {
 	host, _, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("--listen %q: it must be host:port, such as 127.0.0.1:4566: %w", cfg.Listen, err)
@@ -362,7 +362,10 @@ func listen(cfg Config) (net.Listener, error) {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s is taken, perhaps by another server: stop it, or choose another --listen (port 0 takes a free one)", cfg.Listen)
 	}
-	return l, err
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
 }
 
 // advertised is how clients on this machine reach a listener.
