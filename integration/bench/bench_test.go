@@ -19,6 +19,30 @@ func TestMain(m *testing.M) {
 
 // A short benchmark goes through, measures everything and leaves nothing.
 func TestRun(t *testing.T) {
+	through(t, options{limit: time.Hour, rounds: 2, requests: 5, slice: 50 * time.Millisecond, cold: 1, environments: 3},
+		"### Targets", "| floor: net/http, two hops | ", "| floor: the same, loop by hand", "| lambdad, Go, 3 extensions | ",
+		"### Extensions", "### Freezing", "### Throughput", "| floor: fork and exec", "### Memory of a resting environment",
+		"### Sandboxes created and destroyed", "### Log lines", "### Control plane")
+}
+
+// So do short curves.
+func TestCurves(t *testing.T) {
+	short := func(counts *[]int, to ...int) {
+		was := *counts
+		*counts = to
+		t.Cleanup(func() { *counts = was })
+	}
+	short(&functionCounts, 1, 20)
+	short(&environmentCounts, 1, 12)
+	short(&callerCounts, 1, 40)
+	short(&payloads, 100, 6_291_456)
+	short(&sizes, 128, 1769)
+	through(t, options{limit: time.Hour, rounds: 2, requests: 5, slice: 50 * time.Millisecond, only: names(curveParts)},
+		"### Over functions", "| 20 | ", "### Over frozen environments", "| 12 | ", "### Over concurrent callers", "| 40 | ",
+		"### Over payload", "| 6291456 | ", "### Over memory sizes", "| 1769 | ")
+}
+
+func through(t *testing.T, o options, parts ...string) {
 	if os.Geteuid() != 0 || runtime.GOOS != "linux" {
 		if os.Getenv("LAMBDAD_TEST_ROOT") != "" {
 			t.Fatal("LAMBDAD_TEST_ROOT is set, but this is not root on Linux")
@@ -30,13 +54,10 @@ func TestRun(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", t.TempDir())
 	var out strings.Builder
-	o := options{limit: time.Hour, rounds: 2, requests: 5, slice: 50 * time.Millisecond, cold: 1, environments: 3}
 	if err := run(t.Context(), o, &out, t.Output()); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"isolation tier root", "### Targets", "| floor: net/http, two hops | ", "| floor: the same, loop by hand", "| lambdad, Go, 3 extensions | ",
-		"### Extensions", "### Freezing", "### Throughput", "| floor: fork and exec", "### Memory of a resting environment",
-		"### Sandboxes created and destroyed", "### Log lines", "### Control plane"} {
+	for _, part := range append(parts, "isolation tier root") {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("the report lacks %q", part)
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -59,48 +58,69 @@ var (
 	sizes             = []int{128, 256, 512, 1024, 1769, 3008}
 )
 
-// overFunctions has a server for each number of functions, and measures all by turns.
+// pair starts a floor and a server beside it, with one function.
+func (b *bench) pair(ctx context.Context) (least *target, s *server, own *target, err error) {
+	floors, err := b.floors(1)
+	if err == nil {
+		s, err = b.server(ctx)
+	}
+	if err == nil {
+		own, err = s.function(ctx, b, "lambdad", "own", goRuntime, 0)
+	}
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return floors[0], s, own, nil
+}
+
+// level measures at one place of a curve.
+func (b *bench) level(ctx context.Context, x int, least, own *target) (level, error) {
+	b.say("%d", x)
+	samples, err := b.measure(ctx, []*target{least, own})
+	if err != nil {
+		return level{}, fmt.Errorf("at %d: %w", x, err)
+	}
+	return level{float64(x), samples[0], samples[1]}, nil
+}
+
+// overFunctions adds functions to a server, and measures one of them beside the floor
+// at each number.
 func overFunctions(ctx context.Context, b *bench, r *section) error {
 	r.title = "Over functions"
-	floors, err := b.floors(1)
-	if err != nil {
-		return err
-	}
-	var targets []*target
-	var gets [][]time.Duration
-	for _, n := range functionCounts {
-		s, err := b.server(ctx)
-		if err != nil {
-			return err
-		}
-		b.say("%d functions", n)
-		if err := s.many(ctx, b, n); err != nil {
-			return err
-		}
-		targets = append(targets, &target{url: s.invokeURL("f-0"), server: s, pid: s.cmd.Process.Pid})
-		var got []time.Duration
-		for i := range 300 {
-			took, err := s.timed(ctx, "GET", fmt.Sprintf("/2015-03-31/functions/f-%d", i*7919%n), nil)
-			if err != nil {
-				return err
-			}
-			got = append(got, took)
-		}
-		gets = append(gets, got)
-	}
-	samples, err := b.measure(ctx, slices.Concat(floors[:1], targets))
+	least, s, own, err := b.pair(ctx)
 	if err != nil {
 		return err
 	}
 	var levels []level
 	second := curve{kind: ofOther, name: "GetFunction"}
 	var rows [][]string
-	for i, n := range functionCounts {
-		levels = append(levels, level{float64(n), samples[0], samples[i+1]})
-		second.points = append(second.points, point{float64(n), float64(quantile(gets[i], 0.5)) / 1e3})
-		rows = append(rows, []string{fmt.Sprint(n), micros(quantile(gets[i], 0.5)), micros(quantile(gets[i], 0.99))})
+	have := 1
+	for _, n := range functionCounts {
+		if err := s.many(ctx, have, n, func(map[string]any) {}); err != nil {
+			return err
+		}
+		have = n
+		l, err := b.level(ctx, n, least, own)
+		if err != nil {
+			return err
+		}
+		levels = append(levels, l)
+		var gets []time.Duration
+		for i := range 300 {
+			name := "own"
+			if k := i * 7919 % n; k > 0 {
+				name = numbered(k)
+			}
+			took, err := s.timed(ctx, "GET", "/2015-03-31/functions/"+name, nil)
+			if err != nil {
+				return err
+			}
+			gets = append(gets, took)
+		}
+		second.points = append(second.points, point{float64(n), float64(quantile(gets, 0.5)) / 1e3})
+		rows = append(rows, []string{fmt.Sprint(n), micros(quantile(gets, 0.5)), micros(quantile(gets, 0.99))})
 	}
-	r.note("One function of so many is invoked, on a server for each number.")
+	r.note("One function of so many is invoked.")
 	r.curve("functions", levels)
 	c := &r.charts[len(r.charts)-1]
 	c.curves = append(c.curves, second)
@@ -108,59 +128,57 @@ func overFunctions(ctx context.Context, b *bench, r *section) error {
 	return nil
 }
 
-// many makes n functions f-0 … with one code.
-func (s *server) many(ctx context.Context, b *bench, n int) error {
+func numbered(i int) string { return fmt.Sprintf("f-%d", i) }
+
+// many makes the functions from one number to below another, alike but for their names.
+func (s *server) many(ctx context.Context, from, to int, set func(map[string]any)) error {
+	return each(ctx, 8, from, to, func(i int) error { return s.create(ctx, numbered(i), pythonRuntime, "", 0, set) })
+}
+
+// each calls f for the numbers from one to below another, so many at a time.
+func each(ctx context.Context, atOnce, from, to int, f func(i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	work := make(chan int)
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var failed error
-	for range 8 {
+	for range atOnce {
 		wg.Go(func() {
 			for i := range work {
-				if err := s.create(ctx, fmt.Sprintf("f-%d", i), pythonRuntime, "", 0, func(in map[string]any) {
-					if i == 0 {
-						in["Runtime"], in["Code"] = goRuntime, map[string]any{"ZipFile": b.zipped}
-					}
-				}); err != nil {
-					mu.Lock()
-					failed = errors.Join(failed, err)
-					mu.Unlock()
+				if err := f(i); err != nil {
+					cancel(err) // the first is told
 				}
 			}
 		})
 	}
-	for i := range n {
-		if ctx.Err() != nil {
-			break
+	for i := from; i < to && ctx.Err() == nil; i++ {
+		select {
+		case work <- i:
+		case <-ctx.Done():
 		}
-		work <- i
 	}
 	close(work)
 	wg.Wait()
-	return errors.Join(failed, ctx.Err())
+	return context.Cause(ctx)
 }
 
-// wave is how many environments are brought up at once: a new one is expected to
-// need much memory until it is measured.
-const wave = 100
-
-// overEnvironments adds frozen environments of other functions to a server, and
+// overEnvironments adds functions with a frozen environment each to a server, and
 // measures one function beside the floor at each number.
 func overEnvironments(ctx context.Context, b *bench, r *section) error {
 	r.title = "Over frozen environments"
-	floors, err := b.floors(1)
-	if err != nil {
-		return err
-	}
-	s, err := b.server(ctx)
-	if err != nil {
-		return err
-	}
-	own, err := s.function(ctx, b, "lambdad", "own", goRuntime, 0)
+	least, s, own, err := b.pair(ctx)
 	if err != nil {
 		return err
 	}
 	if _, _, err := s.client.invoke(ctx, own.url, "first", 0); err != nil {
+		return err
+	}
+	// The runtime comes from a layer, so that creating a function is little work.
+	program, err := codeOf(goRuntime, b.probe)
+	if err != nil {
+		return err
+	}
+	layer, err := s.publish(ctx, "runtime", program)
+	if err != nil {
 		return err
 	}
 	first, err := observe(s.cmd.Process.Pid)
@@ -171,42 +189,46 @@ func overEnvironments(ctx context.Context, b *bench, r *section) error {
 	var rows [][]string
 	memory := curve{kind: ofLambdad, name: "daemon, each"}
 	kernel := curve{kind: ofFloor, name: "kernel, each"}
-	have, full := 1, false
-	for step, n := range environmentCounts {
-		for batch := 0; have < n && !full; batch++ {
-			more := min(wave, n-have)
-			name := fmt.Sprintf("more-%d-%d", step, batch)
-			if err := s.create(ctx, name, goRuntime, b.probe, 0); err != nil {
-				return err
-			}
-			up, err := s.bringUp(ctx, name, more)
-			if err != nil {
-				return err
-			}
-			have += up
-			if full = up < more/4; full {
-				r.note("The host takes no more than %d environments now.", have)
-			}
+	asked := 1
+	for _, n := range environmentCounts {
+		if err := s.many(ctx, asked, n, func(in map[string]any) { in["Runtime"], in["Layers"] = goRuntime, []string{layer} }); err != nil {
+			return err
 		}
-		samples, err := b.measure(ctx, []*target{floors[0], own})
+		if err := each(ctx, callers, asked, n, func(i int) error {
+			_, _, err := s.client.invoke(ctx, s.invokeURL(numbered(i)), "first", 0)
+			return err
+		}); err != nil {
+			return err
+		}
+		asked = n
+		if err := quiet(ctx, s, "", 1); err != nil {
+			return err
+		}
+		all, err := s.environments(ctx, "")
 		if err != nil {
 			return err
 		}
-		levels = append(levels, level{float64(have), samples[0], samples[1]})
+		have := len(all)
+		l, err := b.level(ctx, have, least, own)
+		if err != nil {
+			return err
+		}
+		levels = append(levels, l)
 		s.client.close()
 		now, err := observe(s.cmd.Process.Pid)
 		if err != nil {
 			return err
 		}
 		if have > 1 {
-			each := func(bytes int64) float64 { return float64(bytes) / float64(have-1) / 1024 }
-			memory.points = append(memory.points, point{float64(have), each(now.daemon - first.daemon)})
-			kernel.points = append(kernel.points, point{float64(have), each(now.kernel - first.kernel)})
+			share := func(bytes int64) float64 { return float64(bytes) / float64(have-1) / 1024 }
+			memory.points = append(memory.points, point{float64(have), share(now.daemon - first.daemon)})
+			kernel.points = append(kernel.points, point{float64(have), share(now.kernel - first.kernel)})
 			threads, descriptors := held(s.cmd.Process.Pid)
-			rows = append(rows, []string{fmt.Sprint(have), fmt.Sprintf("%.0f KiB", each(now.daemon-first.daemon)), fmt.Sprintf("%.0f KiB", each(now.kernel-first.kernel)),
-				fmt.Sprintf("%.0f KiB", each(now.pss-first.pss)), fmt.Sprint(threads), fmt.Sprintf("%.1f", float64(descriptors)/float64(have))})
+			rows = append(rows, []string{fmt.Sprint(have), fmt.Sprintf("%.0f KiB", share(now.daemon-first.daemon)), fmt.Sprintf("%.0f KiB", share(now.kernel-first.kernel)),
+				fmt.Sprintf("%.0f KiB", share(now.pss-first.pss)), fmt.Sprint(threads), fmt.Sprintf("%.1f", float64(descriptors)/float64(have))})
 		}
-		if full {
+		if have < n {
+			r.note("The host takes no more than %d environments now.", have)
 			break
 		}
 	}
@@ -243,7 +265,8 @@ func overCallers(ctx context.Context, b *bench, r *section) error {
 			return err
 		}
 		targets := []*target{{name: netFloor, url: f.URL, pid: f.PID()}, own}
-		samples, perSecond, err := b.crowd(ctx, targets, n, turns)
+		b.say("%d callers", n)
+		samples, perSecond, throttled, err := b.crowd(ctx, targets, n, turns)
 		if failed = errors.Join(err, f.Close()); failed != nil {
 			failed = fmt.Errorf("%d callers: %w", n, failed)
 			break // what there is so far is told
@@ -261,18 +284,19 @@ func overCallers(ctx context.Context, b *bench, r *section) error {
 			ratios = append(ratios, perSecond[1][i]/perSecond[0][i])
 		}
 		rows = append(rows, []string{fmt.Sprint(n), fmt.Sprintf("%.0f/s", quantile(perSecond[0], 0.5)), fmt.Sprintf("%.0f/s", quantile(perSecond[1], 0.5)),
-			"**" + estimated(ratios).String() + "**", fmt.Sprint(len(all))})
+			"**" + estimated(ratios).String() + "**", fmt.Sprint(len(all)), fmt.Sprint(throttled)})
 	}
 	r.note("So many callers ask again as soon as they are answered. The floor has as many runtimes, at most %d; lambdad as many environments as it sees fit.", mostRuntimes)
 	r.curve("callers", levels)
-	r.table([]string{"callers", "floor", "lambdad", "÷ floor", "environments"}, rows)
+	r.table([]string{"callers", "floor", "lambdad", "÷ floor", "environments", "throttled"}, rows)
 	r.charts = append(r.charts, chart{title: "Throughput over callers", unit: "/s", x: "callers", curves: rate})
 	return failed
 }
 
-// crowd has callers invoke targets by turns and keeps what each request took.
-func (b *bench) crowd(ctx context.Context, targets []*target, callers, turns int) ([]*sample, [][]float64, error) {
-	samples, perSecond := make([]*sample, len(targets)), make([][]float64, len(targets))
+// crowd has callers invoke targets by turns and keeps what each request took that was
+// not throttled.
+func (b *bench) crowd(ctx context.Context, targets []*target, callers, turns int) (samples []*sample, perSecond [][]float64, throttled int, err error) {
+	samples, perSecond = make([]*sample, len(targets)), make([][]float64, len(targets))
 	list := make([]*client, len(targets))
 	for i, t := range targets {
 		samples[i] = &sample{name: t.name}
@@ -282,10 +306,11 @@ func (b *bench) crowd(ctx context.Context, targets []*target, callers, turns int
 	for turn := range turns + 1 {
 		for i, t := range targets {
 			before, _ := processorOf(t.pid)
-			times, took, err := rush(ctx, list[i], t.url, callers, 2*b.slice)
+			times, refused, took, err := rush(ctx, list[i], t.url, callers, 2*b.slice)
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, 0, err
 			}
+			throttled += refused
 			after, _ := processorOf(t.pid)
 			if turn > 0 { // connections are open, environments up
 				samples[i].turns = append(samples[i].turns, times)
@@ -294,21 +319,13 @@ func (b *bench) crowd(ctx context.Context, targets []*target, callers, turns int
 			}
 		}
 	}
-	return samples, perSecond, nil
+	return samples, perSecond, throttled, nil
 }
 
 // overPayload has events come back as they are.
 func overPayload(ctx context.Context, b *bench, r *section) error {
 	r.title = "Over payload"
-	floors, err := b.floors(1)
-	if err != nil {
-		return err
-	}
-	s, err := b.server(ctx)
-	if err != nil {
-		return err
-	}
-	own, err := s.function(ctx, b, "lambdad", "own", goRuntime, 0)
+	least, _, own, err := b.pair(ctx)
 	if err != nil {
 		return err
 	}
@@ -318,14 +335,13 @@ func overPayload(ctx context.Context, b *bench, r *section) error {
 	for _, n := range payloads {
 		event := append([]byte(`{"raw":"`), bytes.Repeat([]byte("x"), n-10)...)
 		event = append(event, `"}`...)
-		f, o := *floors[0], *own
+		f, o := *least, *own
 		f.event, o.event = event, event
-		b.say("%d bytes", n)
-		samples, err := few.measure(ctx, []*target{&f, &o})
+		l, err := few.level(ctx, n, &f, &o)
 		if err != nil {
 			return err
 		}
-		levels = append(levels, level{float64(n), samples[0], samples[1]})
+		levels = append(levels, l)
 	}
 	r.note("The event and its answer have so many bytes each; the function gives back what it got without looking at it.")
 	r.curve("bytes", levels)
@@ -340,18 +356,13 @@ const workMS = 5
 // of the processor.
 func overSizes(ctx context.Context, b *bench, r *section) error {
 	r.title = "Over memory sizes"
-	floors, err := b.floors(1)
+	least, s, _, err := b.pair(ctx)
 	if err != nil {
 		return err
 	}
-	s, err := b.server(ctx)
-	if err != nil {
-		return err
-	}
-	idle, busy := []*target{floors[0]}, []*target{}
-	worked := *floors[0]
+	idle, worked := []*target{least}, *least
 	worked.event = fmt.Appendf(nil, `{"workMs":%d}`, workMS)
-	busy = append(busy, &worked)
+	busy := []*target{&worked}
 	for _, mb := range sizes {
 		t, err := s.function(ctx, b, "lambdad", fmt.Sprintf("mb-%d", mb), goRuntime, 0, func(in map[string]any) { in["MemorySize"] = mb })
 		if err != nil {

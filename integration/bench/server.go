@@ -214,9 +214,13 @@ func (s *server) layer(ctx context.Context, probe string, n int) (string, error)
 	for i := range n {
 		files[fmt.Sprintf("extensions/extension-%d", i+1)] = program
 	}
+	return s.publish(ctx, fmt.Sprintf("extensions-%d", n), files)
+}
+
+// publish makes a layer of files.
+func (s *server) publish(ctx context.Context, name string, files map[string][]byte) (string, error) {
 	var out struct{ LayerVersionArn string }
-	err = s.call(ctx, "POST", fmt.Sprintf("/2018-10-31/layers/extensions-%d/versions", n),
-		map[string]any{"Content": map[string]any{"ZipFile": zipped(files)}}, &out)
+	err := s.call(ctx, "POST", "/2018-10-31/layers/"+name+"/versions", map[string]any{"Content": map[string]any{"ZipFile": zipped(files)}}, &out)
 	return out.LayerVersionArn, err
 }
 
@@ -274,22 +278,33 @@ type environment struct {
 	Processes int    `json:"processes"`
 }
 
-// environments asks lambdad ps for those of a function.
+// environments asks lambdad ps for those of a function, or for all of "".
 func (s *server) environments(ctx context.Context, function string) ([]environment, error) {
-	out, err := exec.CommandContext(ctx, s.binary, "ps", "--json", "--data-dir", s.data).Output()
-	if err != nil {
-		return nil, fmt.Errorf("lambdad ps: %w", err)
-	}
 	var all, own []environment
-	if err := json.Unmarshal(out, &all); err != nil {
-		return nil, fmt.Errorf("lambdad ps: %w", err)
+	if err := s.ask(ctx, &all, "ps", "--json"); err != nil {
+		return nil, err
 	}
 	for _, e := range all {
-		if e.Function == function {
+		if function == "" || e.Function == function {
 			own = append(own, e)
 		}
 	}
 	return own, nil
+}
+
+// ask runs a command about the server that prints JSON.
+func (s *server) ask(ctx context.Context, v any, command string, args ...string) error {
+	out, err := exec.CommandContext(ctx, s.binary, append([]string{command, "--data-dir", s.data}, args...)...).Output()
+	if err == nil {
+		err = json.Unmarshal(out, v)
+	}
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		err = fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
+	if err != nil {
+		return fmt.Errorf("lambdad %s: %w", command, err)
+	}
+	return nil
 }
 
 // A billed function is what lambdad bill says of it: the newest last.
@@ -305,13 +320,9 @@ type billed struct {
 // newest of them lasted, at most 100: the whole invoke phase, extensions and all.
 func (s *server) durations(ctx context.Context, function string, n, newest int) ([]time.Duration, error) {
 	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		out, err := exec.CommandContext(ctx, s.binary, "bill", "--json", "--invocations", "--data-dir", s.data, function).Output()
-		if err != nil {
-			return nil, fmt.Errorf("lambdad bill: %w", err)
-		}
 		var bill struct{ Rows []billed }
-		if err := json.Unmarshal(out, &bill); err != nil {
-			return nil, fmt.Errorf("lambdad bill: %w", err)
+		if err := s.ask(ctx, &bill, "bill", "--json", "--invocations", function); err != nil {
+			return nil, err
 		}
 		if len(bill.Rows) == 1 && bill.Rows[0].Invocations >= n {
 			var list []time.Duration

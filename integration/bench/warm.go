@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lambdad/lambdad/integration/floor"
@@ -431,29 +432,43 @@ func (b *bench) raise(ctx context.Context, c *client, url string, callers int) e
 
 // burst invokes url from all callers for the given time, and counts.
 func burst(ctx context.Context, c *client, url string, callers int, length time.Duration) (int, time.Duration, error) {
-	times, took, err := rush(ctx, c, url, callers, length)
+	times, throttled, took, err := rush(ctx, c, url, callers, length)
+	if err == nil && throttled > 0 {
+		err = errThrottled
+	}
 	return len(times), took, err
 }
 
-// rush invokes url from all callers for the given time, each at least once.
-func rush(ctx context.Context, c *client, url string, callers int, length time.Duration) ([]time.Duration, time.Duration, error) {
+// pause is how long a caller waits that was throttled.
+const pause = 10 * time.Millisecond
+
+// rush invokes url from all callers for the given time, each at least once, and counts
+// how often they were throttled.
+func rush(ctx context.Context, c *client, url string, callers int, length time.Duration) ([]time.Duration, int, time.Duration, error) {
 	var wg sync.WaitGroup
 	times, errs := make([][]time.Duration, callers), make([]error, callers)
+	var throttled atomic.Int64
 	begin := time.Now()
 	for w := range callers {
 		wg.Go(func() {
-			for n := 0; (n == 0 || time.Since(begin) < length) && errs[w] == nil; n++ {
+			for len(times[w]) == 0 || time.Since(begin) < length {
 				_, took, err := c.invoke(ctx, url, strconv.Itoa(w), 0)
-				if err == nil {
+				switch {
+				case err == nil:
 					times[w] = append(times[w], took)
+				case errors.Is(err, errThrottled):
+					throttled.Add(1)
+					time.Sleep(pause)
+				default:
+					errs[w] = err
+					return
 				}
-				errs[w] = err
 			}
 		})
 	}
 	wg.Wait()
 	took := time.Since(begin)
-	return slices.Concat(times...), took, errors.Join(errs...)
+	return slices.Concat(times...), int(throttled.Load()), took, errors.Join(errs...)
 }
 
 // throughput compares several callers at once.
