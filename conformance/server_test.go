@@ -66,6 +66,9 @@ func (s *server) Invoke(_ context.Context, inv *lambdad.Invocation, unit worker.
 	return answer(inv)
 }
 
+// Refuses implements placement.Worker.
+func (s *server) Refuses(*lambdad.Version) error { return nil }
+
 // Provision implements placement.Worker.
 func (s *server) Provision(v *lambdad.Version, n int) {
 	s.mu.Lock()

@@ -17,6 +17,10 @@
 // nothing is free but a runtime has answered, a request waits a moment before it is
 // throttled.
 //
+// What the machine can hold is the worker's to know (worker.Capacity): a request for
+// which there is no room waits there for a while, with its unit. Once one has waited
+// in vain, those like it are throttled before they take a unit, until there is room.
+//
 // One mutex guards the counts, for a moment each. No worker is called under it, so
 // that a worker may give back units under a lock of its own.
 package placement
@@ -51,6 +55,8 @@ type Worker interface {
 	Invoke(ctx context.Context, inv *lambdad.Invocation, unit worker.Unit) (*lambdad.Response, error)
 	Provision(v *lambdad.Version, n int)
 	Provisioned(v *lambdad.Version) lambdad.Provisioned
+	// Refuses says what an invocation of v would wait for in vain; nil: nothing.
+	Refuses(v *lambdad.Version) error
 }
 
 // A Placer gives out concurrency.
@@ -153,8 +159,15 @@ func New(w Worker, limit int) *Placer {
 
 // Invoke runs an invocation whose version is resolved. A throttle has the reason
 // ReservedFunctionConcurrentInvocationLimitExceeded where the function has reserved
-// concurrency, and ConcurrentInvocationLimitExceeded where it shares the account's.
+// concurrency, and ConcurrentInvocationLimitExceeded where it shares the account's or
+// where no worker has room for it. What a worker refuses takes no unit: those that
+// wait for a full host would leave none for functions that it could serve.
 func (p *Placer) Invoke(ctx context.Context, inv *lambdad.Invocation) (*lambdad.Response, error) {
+	if why := p.worker.Refuses(inv.Version); why != nil {
+		err := lambdad.Throttled(reasonAccount)
+		err.Err = why
+		return nil, err
+	}
 	u, err := p.take(inv.Version)
 	if err != nil {
 		return nil, err

@@ -22,6 +22,7 @@ type host struct {
 	run   time.Duration // until the answer
 	after time.Duration // of extensions
 	fail  error
+	full  error
 
 	mu        sync.Mutex
 	running   map[string]int // by function:number
@@ -77,6 +78,8 @@ func (h *host) Provision(v *lambdad.Version, n int) {
 	h.provision[v.Function+":"+v.Number] = n
 }
 
+func (h *host) Refuses(*lambdad.Version) error { return h.full }
+
 func (h *host) Provisioned(*lambdad.Version) lambdad.Provisioned { return lambdad.Provisioned{} }
 
 func version(function, number string) *lambdad.Version {
@@ -122,6 +125,28 @@ func idle(t *testing.T, p *placement.Placer) {
 	if u := p.InUse("1", "eu-west-1"); u != (placement.Use{}) {
 		t.Errorf("in use in the end: %+v", u)
 	}
+}
+
+// What the worker has no room for is throttled with its reason, and takes no unit.
+func TestNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(time.Second, 0)
+		h.full = errors.New("no memory")
+		p := placement.New(h, 10)
+		_, err := p.Invoke(t.Context(), &lambdad.Invocation{Version: version("f", "1")})
+		var e *lambdad.Error
+		if !errors.As(err, &e) || e.Code != "TooManyRequestsException" || e.Reason != account || !errors.Is(err, h.full) {
+			t.Errorf("%v", err)
+		}
+		if h.peak("") != 0 {
+			t.Error("it ran")
+		}
+		h.full = nil
+		if ran, reasons := calls(t, p, 10, version("f", "1")); ran != 10 {
+			t.Errorf("%d of 10 ran, others: %v", ran, reasons)
+		}
+		idle(t, p)
+	})
 }
 
 // Of 500 parallel calls exactly as many run as there is concurrency for, whatever
@@ -407,6 +432,7 @@ func (*answers) Invoke(_ context.Context, _ *lambdad.Invocation, u worker.Unit) 
 	u.Release(true)
 	return nil, nil
 }
+func (*answers) Refuses(*lambdad.Version) error                       { return nil }
 func (*answers) Provision(*lambdad.Version, int)                      {}
 func (*answers) Provisioned(*lambdad.Version) (p lambdad.Provisioned) { return p }
 

@@ -165,7 +165,7 @@ func (h *host) checkAccounts(step int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var states [gone + 1]int
-	var held, measured, freeing int64
+	var held, measured, freeing, idleHeld int64
 	idlers := 0
 	var before time.Time
 	for i := w.all.first; i != nil; i = w.all.next(i) {
@@ -179,6 +179,7 @@ func (h *host) checkAccounts(step int) {
 		}
 		if i.state == idle && !i.ahead {
 			idlers++
+			idleHeld += i.memory
 		}
 		if i.inIdle.in != (i.state == idle && !i.ahead) || i.inCalm.in && i.state != idle || i.inStarts.in != (i.state == starting) ||
 			i.inLooked.in && i.state >= ending || i.state == busy && i.usage != nil && !i.inLooked.in {
@@ -197,8 +198,8 @@ func (h *host) checkAccounts(step int) {
 		before = i.idleSince
 	}
 	states[gone] = w.states[gone]
-	if states != w.states || held != w.held || measured != w.measured || freeing != w.freeing || idlers != w.idle.n {
-		h.t.Fatalf("step %d: states %v held %d measured %d freeing %d idle %d, counted %v %d %d %d %d",
-			step, w.states, w.held, w.measured, w.freeing, w.idle.n, states, held, measured, freeing, idlers)
+	if states != w.states || held != w.held || measured != w.measured || freeing != w.freeing || idlers != w.idle.n || idleHeld != w.idleHeld {
+		h.t.Fatalf("step %d: states %v held %d measured %d freeing %d idle %d of %d, counted %v %d %d %d %d of %d",
+			step, w.states, w.held, w.measured, w.freeing, w.idle.n, w.idleHeld, states, held, measured, freeing, idlers, idleHeld)
 	}
 }

@@ -101,6 +101,7 @@ func (w *Local) sample() {
 	}
 	w.shrink(0)
 	w.fits(0)
+	w.hopeAgain()
 	w.pump()
 	w.mu.Unlock()
 }
@@ -131,8 +132,12 @@ func (w *Local) measure(inst *instance) {
 		w.measured -= inst.memory
 	}
 	w.measured += m
+	before := inst.memory
 	inst.memory, inst.processes, inst.measured = m, u.Processes, true
 	inst.lookedAt = time.Now()
+	if inst.inIdle.in {
+		w.idleHeld += m - before
+	}
 	if inst.inLooked.in { // behind the others
 		w.looked.remove(inst)
 		w.looked.push(inst)

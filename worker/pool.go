@@ -240,6 +240,7 @@ func (w *Local) launch(p *pool, ahead bool) {
 	}
 	w.slots--
 	w.launched++
+	w.hope()
 	w.held += inst.memory
 	w.states[starting]++
 	w.all.push(inst)
@@ -289,6 +290,8 @@ func (w *Local) free(inst *instance) {
 		*inst.peers() = append(*inst.peers(), inst)
 		if !inst.ahead {
 			w.idle.push(inst)
+			w.idleHeld += inst.memory
+			w.hope()
 		}
 		if w.freezes() {
 			w.calm.push(inst)
@@ -311,6 +314,9 @@ func (w *Local) deliver(p *pool, r result) {
 	p.waiting = p.waiting[1:] // others wait behind it: nothing is moved
 	w.waiting--
 	p.hurry(wt)
+	if r.inst != nil {
+		w.hope()
+	}
 	wt.ready <- r
 }
 
@@ -353,6 +359,14 @@ func (w *Local) unlist(inst *instance) {
 	default:
 		*list = remove(s, inst)
 	}
+	w.unidle(inst)
+}
+
+// unidle takes an instance out of the lanes of idle ones.
+func (w *Local) unidle(inst *instance) {
+	if inst.inIdle.in {
+		w.idleHeld -= inst.memory
+	}
 	w.idle.remove(inst)
 	w.calm.remove(inst)
 }
@@ -361,8 +375,7 @@ func (w *Local) unlist(inst *instance) {
 func (w *Local) claimed(inst *instance) {
 	w.become(inst, busy)
 	inst.uses++
-	w.idle.remove(inst)
-	w.calm.remove(inst)
+	w.unidle(inst)
 	if !inst.inLooked.in { // it was at rest, and is what it was until now
 		inst.lookedAt = time.Now()
 		w.looked.push(inst)
@@ -477,6 +490,7 @@ func (w *Local) settle(inst *instance) {
 	}
 	w.all.remove(inst)
 	w.roomsRead = time.Time{}
+	w.hope()
 	p.living--
 	p.function.living--
 	for _, o := range p.function.pools {

@@ -37,7 +37,7 @@ type host struct {
 	afterTime time.Duration // extensions, after the answer
 	endTime   time.Duration
 	memory    int64
-	lookTime  time.Duration // that a sandbox takes to say what it uses
+	lookTime  time.Duration     // that a sandbox takes to say what it uses
 	buildErr  func(n int) error // of the nth build, from 1
 	initErr   error             // of every initialisation
 	unit      Unit              // of every invocation

@@ -17,6 +17,7 @@ type Stats struct {
 
 	WaitCount    int64         // requests that found no idle environment
 	WaitDuration time.Duration // how long those waited
+	Refused      int64         // requests that were not to wait (Refuses)
 	// Environments that were ended because memory was needed, because descriptors or
 	// processes were, because they were idle for long, because their version is no more.
 	MemoryClosed, RoomClosed, IdleClosed, VersionClosed int64
@@ -27,7 +28,7 @@ type Stats struct {
 
 // counters are what of Stats only grows. The first two are of cold starts alone.
 type counters struct {
-	waits, waited                                       atomic.Int64
+	waits, waited, refused                              atomic.Int64
 	memoryClosed, roomClosed, idleClosed, versionClosed int64 // under mu
 }
 
@@ -38,7 +39,7 @@ func (w *Local) Stats() Stats {
 	return Stats{
 		MemoryBudget: w.budget, MemoryHeld: w.held, Environments: w.all.n, Waiting: w.waiting,
 		InUse: w.states[busy], Idle: w.states[idle],
-		WaitCount: w.counters.waits.Load(), WaitDuration: time.Duration(w.counters.waited.Load()),
+		WaitCount: w.counters.waits.Load(), WaitDuration: time.Duration(w.counters.waited.Load()), Refused: w.counters.refused.Load(),
 		MemoryClosed: w.counters.memoryClosed, RoomClosed: w.counters.roomClosed, IdleClosed: w.counters.idleClosed, VersionClosed: w.counters.versionClosed,
 		DroppedRecords: w.drops.Records.Load(), DroppedBytes: w.drops.Bytes.Load(),
 	}

@@ -40,6 +40,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lambdad/lambdad"
@@ -134,9 +135,12 @@ type Local struct {
 	held      int64         // bytes: the sum of memory of all instances
 	measured  int64         // bytes: the part of held that is not only reserved
 	freeing   int64         // bytes: the part of held that ends
+	idleHeld  int64         // bytes: the part of held of those in idle
 	budget    int64
-	short     bool  // the first in queue waits for memory or other room
-	lack      *room // that was short last; nil: memory
+	short     bool         // the first in queue waits for memory or other room
+	lack      *room        // that was short last; nil: memory
+	moved     time.Time    // when room was last found or made
+	vain      atomic.Int64 // bytes: starts that need as much are refused; 0: none is. Written under mu
 	rooms     []*room
 	roomsRead time.Time // zero: what was read holds no more
 	launched  int64     // starts since then
@@ -283,6 +287,7 @@ func (w *Local) claim(ctx context.Context, v *lambdad.Version) (inst *instance, 
 
 // await waits for the result of wt, a waiter of p.
 func (w *Local) await(ctx context.Context, p *pool, wt *waiter, patient bool) (inst *instance, use int, err error) {
+	begin := time.Now()
 	limit := time.NewTimer(w.cfg.WaitLimit)
 	defer limit.Stop()
 	var patience <-chan time.Time
@@ -304,7 +309,7 @@ func (w *Local) await(ctx context.Context, p *pool, wt *waiter, patient bool) (i
 			w.abandon(p, wt)
 			return nil, 0, fmt.Errorf("wait for an environment of %s: %w", p.name, context.Cause(ctx))
 		case <-limit.C:
-			if err := w.throttle(p, wt); err != nil {
+			if err := w.throttle(p, wt, begin); err != nil {
 				return nil, 0, err
 			}
 			// The wait is for the gate or for a start under way: those pass.
@@ -348,8 +353,9 @@ func (w *Local) abandon(p *pool, wt *waiter) {
 }
 
 // throttle takes a waiter out if room for an environment is what it waits for, and
-// returns what to tell it.
-func (w *Local) throttle(p *pool, wt *waiter) error {
+// returns what to tell it. When nothing has moved since it began to wait, others like
+// it need not try (Refuses).
+func (w *Local) throttle(p *pool, wt *waiter, begin time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	i := slices.Index(p.waiting, wt)
@@ -358,6 +364,10 @@ func (w *Local) throttle(p *pool, wt *waiter) error {
 	}
 	err := lambdad.Throttled("ConcurrentInvocationLimitExceeded")
 	err.Err = w.shortage()
+	if need := w.reserve(p); !w.moved.After(begin) && (w.vain.Load() == 0 || need < w.vain.Load()) {
+		w.vain.Store(need)
+		w.kick()
+	}
 	w.log.Warn("throttled", "function", p.name, "version", p.number, "err", err.Err, "waited", w.cfg.WaitLimit)
 	return err
 }
@@ -597,6 +607,9 @@ func (w *Local) retireIdle() time.Duration {
 	}
 	if w.short {
 		next = min(next, shortPeriod)
+	}
+	if w.vain.Load() > 0 {
+		next = min(next, samplePeriod)
 	}
 	for inst := w.all.first; inst != nil && time.Since(inst.since) > w.cfg.MaxAge; inst = w.all.next(inst) {
 		if inst.state == idle {

@@ -61,12 +61,21 @@ var (
 	poolWaiting   = gauge("pool_requests_waiting", "Requests that wait for an environment.")
 	poolWaits     = counter("pool_waits_total", "Requests that found no idle environment.")
 	poolWaited    = counter("pool_wait_seconds_total", "Time those waited.")
+	poolRefused   = counter("pool_requests_refused_total", "Requests that were throttled at once because those before them had waited for room in vain.")
+	poolMore      = gauge("pool_environments_possible", "Further environments there is room for, if all idle ones make way.")
 	poolByMemory  = counter("pool_environments_closed_for_memory_total", "Environments ended because memory was needed.")
 	poolByRoom    = counter("pool_environments_closed_for_room_total", "Environments ended because file descriptors or processes were needed.")
 	poolByIdle    = counter("pool_environments_closed_idle_total", "Environments ended because they were idle for long.")
 	poolByVersion = counter("pool_environments_closed_version_total", "Environments ended because their version is no more.")
 	dropRecords   = counter("telemetry_dropped_records_total", "Telemetry records that extensions were too slow for.")
 	dropBytes     = counter("telemetry_dropped_bytes_total", "Bytes of those.")
+)
+
+// The samples of what environments need, by what it is.
+var (
+	roomUsed  = prometheus.NewDesc("lambdad_room_used", "What is used of what environments need: bytes of memory, file descriptors, processes and threads.", []string{"room"}, nil)
+	roomLimit = prometheus.NewDesc("lambdad_room_limit", "How much of it there may be, without what is kept for others.", []string{"room"}, nil)
+	roomIdle  = prometheus.NewDesc("lambdad_room_idle", "What of it idle environments would give back.", []string{"room"}, nil)
 )
 
 type workerCollector struct{ worker *worker.Local }
@@ -83,6 +92,14 @@ func (c workerCollector) Collect(ch chan<- prometheus.Metric) {
 	poolWaiting.collect(ch, float64(s.Waiting))
 	poolWaits.collect(ch, float64(s.WaitCount))
 	poolWaited.collect(ch, s.WaitDuration.Seconds())
+	poolRefused.collect(ch, float64(s.Refused))
+	room := c.worker.Capacity()
+	poolMore.collect(ch, float64(room.More))
+	for _, r := range room.Rooms {
+		ch <- prometheus.MustNewConstMetric(roomUsed, prometheus.GaugeValue, float64(r.Used), r.Name)
+		ch <- prometheus.MustNewConstMetric(roomLimit, prometheus.GaugeValue, float64(r.Limit), r.Name)
+		ch <- prometheus.MustNewConstMetric(roomIdle, prometheus.GaugeValue, float64(r.Idle), r.Name)
+	}
 	poolByMemory.collect(ch, float64(s.MemoryClosed))
 	poolByRoom.collect(ch, float64(s.RoomClosed))
 	poolByIdle.collect(ch, float64(s.IdleClosed))

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"text/tabwriter"
 	"time"
 
 	"github.com/lambdad/lambdad/environment"
+	"github.com/lambdad/lambdad/worker"
 )
 
 // psCommand lists the execution environments of the server of a data directory.
@@ -45,7 +47,37 @@ func psCommand(ctx context.Context, std stdio, args []string) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", e.Function, e.Version, e.State,
 			(time.Duration(e.AgeMs) * time.Millisecond).Round(time.Second), mebibytes(e.Memory), e.Processes, e.Invocations, e.ID)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	var room worker.Capacity
+	if err := askControl(ctx, *dataDir, "/capacity", &room); err != nil {
+		return err
+	}
+	_, err := io.WriteString(std.out, roomText(&room))
+	return err
+}
+
+// roomText says what else the host can hold.
+func roomText(c *worker.Capacity) string {
+	if len(c.Rooms) == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("\nroom for %d more", c.More)
+	if c.Idle > 0 {
+		text += fmt.Sprintf(" where all %d that are idle make way", c.Idle)
+	}
+	for i, r := range c.Rooms {
+		comma, used, limit := ",", fmt.Sprint(r.Used), fmt.Sprint(r.Limit)
+		if i == 0 {
+			comma = ":"
+		}
+		if r.Name == worker.Memory {
+			used, limit = mebibytes(r.Used), mebibytes(r.Limit)
+		}
+		text += fmt.Sprintf("%s %s %s of %s", comma, r.Name, used, limit)
+	}
+	return text + "\n"
 }
 
 // psPhases shows how the latest environments spent their time.

@@ -264,6 +264,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 	group.Go(func() error {
 		return serveControl(background, dir.Path(), controlAnswers{
 			"/environments":  answerJSON(func() []row { return rows(n.worker.Environments()) }),
+			"/capacity":      answerJSON(n.worker.Capacity),
 			"/phases":        answerJSON(lives.all),
 			"POST /layers":   serveLayers(lambdaAPI),
 			"POST /runtimes": serveRuntimes(n.runtimes, images, finder),
