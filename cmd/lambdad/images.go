@@ -86,6 +86,14 @@ func (f *imageFinder) loopback(host string) bool {
 func (f *imageFinder) Resolve(ctx context.Context, r lambdaservice.ImageRequest) (*lambdad.Image, string, func(), error) {
 	if account, region, repo, reference, ok, must := f.local(r); ok {
 		digest, here, err := f.ecr.Lookup(ctx, account, region, repo, reference)
+		// An image is read with the rights of who deploys it, as code in S3 is. What is in
+		// another registry is read with the operator's.
+		if r.Authorize != nil && (here || must) {
+			if err := f.ecr.AuthorizePull(ctx, account, region, repo, r.Authorize); err != nil {
+				return nil, "", nil, &lambdad.Error{Code: "ImageAccessDenied", Err: err,
+					Message: "Lambda does not have permission to access the ECR image. Check the ECR permissions."}
+			}
+		}
 		switch {
 		case err != nil:
 			return nil, "", nil, err

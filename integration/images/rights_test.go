@@ -12,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
+	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -111,6 +113,8 @@ func TestRights(t *testing.T) {
 		t.Errorf("pull: %v", err)
 	}
 
+	deploys(t, s, people, uri)
+
 	// The password ends with the key.
 	if _, err := people.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: aws.String("puller"), AccessKeyId: &key}); err != nil {
 		t.Fatal(err)
@@ -131,6 +135,57 @@ func TestRights(t *testing.T) {
 		t.Errorf("pull after a restart: %v", err)
 	}
 	s.Stop()
+}
+
+// deploys: who may create functions needs the repository's leave, too, to make one of its
+// images, in his account and in another.
+func deploys(t *testing.T, s *harness.Server, people *iam.Client, uri string) {
+	t.Helper()
+	ctx, user := t.Context(), aws.String("deployer")
+	if _, err := people.CreateUser(ctx, &iam.CreateUserInput{UserName: user}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := people.CreateAccessKey(ctx, &iam.CreateAccessKeyInput{UserName: user})
+	if err != nil {
+		t.Fatal(err)
+	}
+	may := func(actions string) {
+		t.Helper()
+		document := fmt.Sprintf(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":[%s],"Resource":"*"}]}`, actions)
+		if _, err := people.PutUserPolicy(ctx, &iam.PutUserPolicyInput{UserName: user, PolicyName: aws.String("p"), PolicyDocument: &document}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := lambda.New(lambda.Options{Region: "us-east-1", BaseEndpoint: &s.Endpoint,
+		Credentials: credentials.NewStaticCredentialsProvider(*out.AccessKey.AccessKeyId, *out.AccessKey.SecretAccessKey, "")})
+	make := func(name, uri string) error {
+		_, err := client.CreateFunction(ctx, &lambda.CreateFunctionInput{FunctionName: &name, PackageType: types.PackageTypeImage,
+			Role: aws.String("arn:aws:iam::000000000000:role/any"), Code: &types.FunctionCode{ImageUri: &uri}})
+		return err
+	}
+	const denied = "StatusCode: 403, RequestID: "
+	isDenied := func(err error) bool {
+		return err != nil && strings.Contains(err.Error(), denied) && strings.Contains(err.Error(), "Lambda does not have permission to access the ECR image. Check the ECR permissions.")
+	}
+	may(`"lambda:*","iam:PassRole"`)
+	if err := make("without", uri); !isDenied(err) {
+		t.Errorf("without rights to the repository: %v", err)
+	}
+	if err := make("none", strings.Replace(uri, "team/app", "team/none", 1)); !isDenied(err) {
+		t.Errorf("a repository that does not exist tells who may not see it: %v", err)
+	}
+	may(`"lambda:*","iam:PassRole","ecr:BatchGetImage"`)
+	if err := make("half", uri); !isDenied(err) {
+		t.Errorf("with half of the rights: %v", err)
+	}
+	may(`"lambda:*","iam:PassRole","ecr:BatchGetImage","ecr:GetDownloadUrlForLayer"`)
+	if err := make("with", uri); err != nil {
+		t.Errorf("with the rights: %v", err)
+	}
+	may(`"lambda:*"`)
+	if _, err := client.UpdateFunctionCode(ctx, &lambda.UpdateFunctionCodeInput{FunctionName: aws.String("with"), ImageUri: &uri}); !isDenied(err) {
+		t.Errorf("an update without rights: %v", err)
+	}
 }
 
 // explained looks for the refused pull in the audit log and asks why.

@@ -145,19 +145,41 @@ func (s *Service) ResourcePolicy(r *aws.Request, resource string) *policy.Docume
 	return s.guard(ctx, ref).policy
 }
 
+// AuthorizePull asks decide for what a pull from a repository needs, which may be one
+// that does not exist.
+func (s *Service) AuthorizePull(ctx context.Context, account, region, name string, decide func(action, repository string, on *policy.Document, keys policy.KeySet) error) error {
+	ref := repoRef{account, region, name}
+	g := s.guard(ctx, ref)
+	for _, action := range []string{"ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"} {
+		if err := decide(action, ref.arn(), g.policy, g.keys()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keys are the condition keys of a repository.
+func (g guard) keys() policy.KeySet {
+	set := policy.KeySet{"aws:resourcetag/*": nil, "ecr:resourcetag/*": nil}
+	for k, v := range g.tags {
+		set["aws:resourcetag/"+strings.ToLower(k)] = []string{v}
+		set["ecr:resourcetag/"+strings.ToLower(k)] = []string{v}
+	}
+	return set
+}
+
 // Conditions implements aws.Conditioner.
 func (s *Service) Conditions(r *aws.Request) policy.KeySet {
-	set := policy.KeySet{"aws:resourcetag/*": nil, "ecr:resourcetag/*": nil, "aws:requesttag/*": nil, "aws:tagkeys": nil}
+	var g guard
 	ref, ok := r.Route.(repoRef)
 	if !ok {
 		ref, ok = parseARN(s.Resource(r))
 	}
 	if ok {
-		for k, v := range s.guard(r.Context(), ref).tags {
-			set["aws:resourcetag/"+strings.ToLower(k)] = []string{v}
-			set["ecr:resourcetag/"+strings.ToLower(k)] = []string{v}
-		}
+		g = s.guard(r.Context(), ref)
 	}
+	set := g.keys()
+	set["aws:requesttag/*"], set["aws:tagkeys"] = nil, nil
 	switch r.Operation {
 	case "CreateRepository", "TagResource":
 		var in struct {

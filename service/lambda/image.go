@@ -9,6 +9,7 @@ import (
 
 	"github.com/lambdad/lambdad"
 	"github.com/lambdad/lambdad/archive"
+	"github.com/lambdad/lambdad/policy"
 )
 
 // Images gives container images.
@@ -27,6 +28,9 @@ type ImageRequest struct {
 	Account, Region string // of the function
 	Host            string // that the caller reached this endpoint by
 	Architecture    string // x86_64 or arm64
+	// Authorize decides about an action of the caller on a repository that has a policy,
+	// or none, and condition keys. Nil: the operator asks, who may.
+	Authorize func(action, repository string, on *policy.Document, keys policy.KeySet) error
 }
 
 // imageReasons are the codes of refusals of images.
@@ -165,7 +169,7 @@ func (s *Service) resolveImage(c *call, uri, architecture string) (*imageRecord,
 		return nil, nil, errFull(err)
 	}
 	img, resolved, release, err := s.Images.Resolve(c.Context(), ImageRequest{
-		URI: uri, Account: c.Identity.Account, Region: c.Region, Host: c.Host, Architecture: architecture,
+		URI: uri, Account: c.Identity.Account, Region: c.Region, Host: c.Host, Architecture: architecture, Authorize: c.Authorize,
 	})
 	if err != nil {
 		return nil, nil, imageError(err)
