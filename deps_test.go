@@ -50,7 +50,8 @@ var layers = []struct {
 	{"archive", []string{".", "blob"}},
 	{"image", []string{".", "blob", "archive"}},
 	{"runtimes", []string{".", "sandbox"}},
-	{"runtimeapi", []string{".", "telemetry"}},
+	{"httpwire", nil},
+	{"runtimeapi", []string{".", "telemetry", "httpwire"}},
 	{"environment", []string{".", "sandbox", "telemetry", "runtimeapi"}},
 	{"environment/...", []string{".", "sandbox", "telemetry", "runtimeapi", "environment", "environment/...", "sandbox/fake"}},
 

@@ -6,10 +6,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/lambdad/lambdad/httpwire"
 )
 
 // The HTTP/1.1 of this package is its own: a connection costs one goroutine and one
@@ -97,13 +98,10 @@ func (c *conn) run() {
 
 // A request is a call. Its parts are in the buffer of the connection.
 type request struct {
-	method, path []byte // the path has no escapes
-	last         bool   // the connection ends after it
-	expect       bool   // the client waits for 100 Continue
-	values       [headers][]byte
-	modes        int // how often Lambda-Runtime-Function-Response-Mode is there
+	httpwire.Head // its Length: as far as the body was not read
+	values        [headers][]byte
+	modes         int // how often Lambda-Runtime-Function-Response-Mode is there
 
-	length   int64  // of the body, as far as it was not read; -1: chunked
 	chunk    int64  // of the chunk that is being read
 	chunks   int    // begun
 	read     int    // bytes of chunks
@@ -160,7 +158,7 @@ func (c *conn) readRequest(r *request) (status int, err error) {
 				c.r++
 			}
 		}
-		end := endOfHead(c.in[c.r:c.w], scanned)
+		end := httpwire.EndOfHead(c.in[c.r:c.w], scanned)
 		if end > 0 {
 			head := c.in[c.r : c.r+end]
 			c.r += end
@@ -177,190 +175,25 @@ func (c *conn) readRequest(r *request) (status int, err error) {
 	}
 }
 
-// endOfHead is the length of what ends with an empty line; 0: that is still to
-// come, and was not before scanned.
-func endOfHead(b []byte, scanned int) int {
-	for i := max(0, scanned-2); ; i++ {
-		n := bytes.IndexByte(b[i:], '\n')
-		if n < 0 {
-			return 0
-		}
-		i += n
-		switch {
-		case i+1 < len(b) && b[i+1] == '\n':
-			return i + 2
-		case i+2 < len(b) && b[i+1] == '\r' && b[i+2] == '\n':
-			return i + 3
-		}
-	}
-}
-
 // parse reads the head of a request; it returns 0 or the status to refuse it with.
 func parse(head []byte, r *request) (status int) {
-	line, rest := cutLine(head)
-	method, line, ok := bytes.Cut(line, []byte{' '})
-	target, version, ok2 := bytes.Cut(line, []byte{' '})
-	if !ok || !ok2 || !token(method) {
-		return http.StatusBadRequest
+	if status := r.Begin(head); status != 0 {
+		return status
 	}
-	switch string(version) {
-	case "HTTP/1.1":
-	case "HTTP/1.0":
-		r.last = true
-	default:
-		if bytes.HasPrefix(version, []byte("HTTP/")) {
-			return http.StatusHTTPVersionNotSupported
-		}
-		return http.StatusBadRequest
-	}
-	r.method = method
-	if r.path, ok = pathOf(target); !ok {
-		return http.StatusBadRequest
-	}
-	hosts, lengths, codings := 0, 0, 0
+	var room [64]byte
 	for {
-		line, rest = cutLine(rest)
-		if len(line) == 0 {
-			break
+		name, value := r.Next(room[:0])
+		if name == nil {
+			return r.End()
 		}
-		name, value, ok := bytes.Cut(line, []byte{':'})
-		if !ok || !token(name) || len(name) > 256 {
-			return http.StatusBadRequest
+		h := header(name)
+		if h == responseMode {
+			r.modes++
 		}
-		value = bytes.Trim(value, " \t")
-		if !printableValue(value) {
-			return http.StatusBadRequest
-		}
-		lower := make([]byte, 0, 64)
-		lower = appendLower(lower, name)
-		switch string(lower) {
-		case "host":
-			hosts++
-			if !validHost(value) {
-				return http.StatusBadRequest
-			}
-		case "content-length":
-			if lengths++; !decimal(value) {
-				return http.StatusBadRequest
-			}
-			n, err := strconv.ParseInt(string(value), 10, 64)
-			if err != nil {
-				return http.StatusBadRequest
-			}
-			r.length = n
-		case "transfer-encoding":
-			if codings++; !bytes.EqualFold(value, []byte("chunked")) {
-				return http.StatusNotImplemented
-			}
-		case "expect":
-			if !bytes.EqualFold(value, []byte("100-continue")) {
-				return http.StatusExpectationFailed
-			}
-			r.expect = true
-		case "connection":
-			for option := range bytes.SplitSeq(value, []byte{','}) {
-				if bytes.EqualFold(bytes.Trim(option, " \t"), []byte("close")) {
-					r.last = true
-				}
-			}
-		default:
-			h := header(lower)
-			if h == responseMode {
-				r.modes++
-			}
-			if h >= 0 && r.values[h] == nil {
-				r.values[h] = value
-			}
+		if h >= 0 && r.values[h] == nil {
+			r.values[h] = value
 		}
 	}
-	switch {
-	case hosts > 1, hosts == 0 && string(version) == "HTTP/1.1", lengths > 1, codings > 1, lengths > 0 && codings > 0, codings > 0 && string(version) == "HTTP/1.0":
-		return http.StatusBadRequest
-	case codings > 0:
-		r.length = -1
-	}
-	r.expect = r.expect && r.length != 0 && string(version) == "HTTP/1.1"
-	return 0
-}
-
-// cutLine takes the first line, without its end.
-func cutLine(b []byte) (line, rest []byte) {
-	line, rest, _ = bytes.Cut(b, []byte{'\n'})
-	return bytes.TrimSuffix(line, []byte{'\r'}), rest
-}
-
-// pathOf is the path of a request's target.
-func pathOf(target []byte) ([]byte, bool) {
-	plain := len(target) > 0 && target[0] == '/'
-	for _, b := range target {
-		if b <= ' ' || b >= 0x7f || b == '%' || b == '?' || b == '#' {
-			plain = false
-			break
-		}
-	}
-	if plain && !bytes.HasPrefix(target, []byte("//")) {
-		return target, true
-	}
-	u, err := url.ParseRequestURI(string(target))
-	if err != nil {
-		return nil, false
-	}
-	return []byte(u.Path), true
-}
-
-func token(b []byte) bool {
-	for _, c := range b {
-		if !tokens[c] {
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
-// tokens are the bytes that methods and names of headers are made of (RFC 9110).
-var tokens = func() (t [256]bool) {
-	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") {
-		t[c] = true
-	}
-	return t
-}()
-
-func printableValue(b []byte) bool {
-	for _, c := range b {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// validHost accepts what can be in the header; what it names is nothing here.
-func validHost(b []byte) bool {
-	for _, c := range b {
-		if c <= ' ' || c >= 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-func decimal(b []byte) bool {
-	for _, c := range b {
-		if c < '0' || c > '9' {
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
-func appendLower(b, s []byte) []byte {
-	for _, c := range s {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		b = append(b, c)
-	}
-	return b
 }
 
 // fill reads what there is, once.
@@ -391,13 +224,13 @@ var (
 // body reads the body of at most limit bytes, and says when its first byte came. What
 // is too large is not read on.
 func (c *conn) body(r *request, limit int) (body []byte, first time.Time, err error) {
-	if r.length > int64(limit) {
+	if r.Length > int64(limit) {
 		return nil, first, errTooLarge
 	}
 	if err := c.goOn(r); err != nil {
 		return nil, first, err
 	}
-	if r.length >= 0 {
+	if r.Length >= 0 {
 		return c.rest(r)
 	}
 	for {
@@ -421,7 +254,7 @@ func (c *conn) body(r *request, limit int) (body []byte, first time.Time, err er
 
 // rest reads all of a body of known length, where it stays.
 func (c *conn) rest(r *request) (body []byte, first time.Time, err error) {
-	body = make([]byte, r.length)
+	body = make([]byte, r.Length)
 	n := copy(body, c.in[c.r:c.w])
 	c.r += n
 	if n > 0 {
@@ -436,13 +269,13 @@ func (c *conn) rest(r *request) (body []byte, first time.Time, err error) {
 			return nil, first, c.broken(r, err)
 		}
 	}
-	r.length = 0
+	r.Length = 0
 	return body, first, nil
 }
 
 // broken gives up a body that ended early or whose coding is wrong.
 func (c *conn) broken(r *request, err error) error {
-	r.length, c.closing = 0, true
+	r.Length, c.closing = 0, true
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
@@ -451,25 +284,25 @@ func (c *conn) broken(r *request, err error) error {
 
 // goOn tells a client that waits for it that its body is wanted.
 func (c *conn) goOn(r *request) error {
-	if !r.expect {
+	if !r.Expect {
 		return nil
 	}
-	r.expect = false
+	r.Expect = false
 	return c.send([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 }
 
 // part reads some of the body; io.EOF: there is no more. It is there until the next
 // read.
 func (c *conn) part(r *request) (part []byte, err error) {
-	if r.length == 0 {
+	if r.Length == 0 {
 		return nil, io.EOF
 	}
-	if r.length < 0 && r.chunk == 0 {
+	if r.Length < 0 && r.chunk == 0 {
 		if err := c.nextChunk(r); err != nil {
 			return nil, c.broken(r, err)
 		}
 		if r.chunk == 0 {
-			r.length = 0
+			r.Length = 0
 			return nil, io.EOF
 		}
 	}
@@ -478,15 +311,15 @@ func (c *conn) part(r *request) (part []byte, err error) {
 			return nil, c.broken(r, err)
 		}
 	}
-	left := &r.length
-	if r.length < 0 {
+	left := &r.Length
+	if r.Length < 0 {
 		left = &r.chunk
 	}
 	n := int(min(*left, int64(c.w-c.r)))
 	part = c.in[c.r : c.r+n]
 	c.r += n
 	*left -= int64(n)
-	if r.length < 0 {
+	if r.Length < 0 {
 		r.read += n
 	}
 	return part, nil
@@ -580,7 +413,7 @@ func (c *conn) readTrailer(r *request) error {
 			return errChunk
 		}
 		name, value, ok := bytes.Cut(l, []byte{':'})
-		if !ok || !token(name) || !printableValue(value) {
+		if !ok || !httpwire.Token(name) || !httpwire.Printable(value) {
 			return errChunk
 		}
 		if value = bytes.Trim(value, " \t"); len(value) > 0 && r.trailer == nil && bytes.EqualFold(name, []byte("Lambda-Runtime-Function-Error-Type")) {
@@ -592,11 +425,11 @@ func (c *conn) readTrailer(r *request) error {
 // skip reads up to limit bytes of a body that nobody wants; the connection ends
 // after the answer if that is not all.
 func (c *conn) skip(r *request, limit int) {
-	if r.expect { // it was never asked for
+	if r.Expect { // it was never asked for
 		c.broken(r, nil)
 		return
 	}
-	for read := 0; r.length != 0; {
+	for read := 0; r.Length != 0; {
 		if read > limit {
 			c.broken(r, nil)
 			return

@@ -27,7 +27,7 @@ func read(t *testing.T, input []byte) (r request, body []byte, rest int, ok bool
 	if err != nil || status != 0 {
 		return r, nil, 0, false
 	}
-	r.method, r.path = bytes.Clone(r.method), bytes.Clone(r.path)
+	r.Method, r.Path = bytes.Clone(r.Method), bytes.Clone(r.Path)
 	body, _, err = c.body(&r, 1<<20)
 	if err != nil {
 		return r, nil, 0, false
@@ -54,7 +54,7 @@ func FuzzParse(f *testing.F) {
 			t.Skip()
 		}
 		r, body, rest, ok := read(t, input)
-		if !ok || string(r.method) == "CONNECT" {
+		if !ok || string(r.Method) == "CONNECT" {
 			return
 		}
 		in := bufio.NewReaderSize(bytes.NewReader(bytes.TrimLeft(input, "\r\n")), 1<<17)
@@ -67,9 +67,9 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q: net/http reads the body as %q: %v", input, content, err)
 		}
 		after, _ := io.ReadAll(in)
-		if want.Method != string(r.method) || want.URL.Path != string(r.path) || !bytes.Equal(content, body) || len(after) != rest {
+		if want.Method != string(r.Method) || want.URL.Path != string(r.Path) || !bytes.Equal(content, body) || len(after) != rest {
 			t.Fatalf("%q is read as %s %s %q and %d bytes more; net/http: %s %s %q, %d",
-				input, r.method, r.path, body, rest, want.Method, want.URL.Path, content, len(after))
+				input, r.Method, r.Path, body, rest, want.Method, want.URL.Path, content, len(after))
 		}
 		if want.Header.Get("Lambda-Extension-Identifier") != string(r.values[extensionID]) {
 			t.Fatalf("%q: identifier %q", input, r.values[extensionID])

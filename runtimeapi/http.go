@@ -198,13 +198,13 @@ func routeOf(path []byte, extensions bool) (to route, id []byte) {
 // serve answers one call. No timeout anywhere: it may block for days, frozen. The
 // bound on connections is what keeps a slow client harmless.
 func (a *API) serve(c *conn, r *request) {
-	c.closing = r.last
-	to, id := routeOf(r.path, !a.cfg.NoExtensions)
+	c.closing = r.Last
+	to, id := routeOf(r.Path, !a.cfg.NoExtensions)
 	if to == unknown {
 		c.empty(r, http.StatusNotFound, "")
 		return
 	}
-	if string(r.method) != methods[to] {
+	if string(r.Method) != methods[to] {
 		c.empty(r, http.StatusMethodNotAllowed, "Allow: "+methods[to]+"\r\n")
 		return
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/lambdad/lambdad/bill"
 	"github.com/lambdad/lambdad/blob/files"
 	"github.com/lambdad/lambdad/datadir"
+	"github.com/lambdad/lambdad/httpwire"
 	"github.com/lambdad/lambdad/logstore"
 	"github.com/lambdad/lambdad/metrics"
 	"github.com/lambdad/lambdad/nats"
@@ -243,12 +244,12 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		},
 	}, lambdaAPI, cloudwatchservice.New(measures, nil), ecrAPI, s3API, iamservice.New(iamservice.Config{Registry: identities, Logger: log}),
 		stsservice.New(stsservice.Config{Keys: keys, Roles: directory, Policy: identities.Document}), logsAPI)
-	server := &http.Server{
+	server := httpwire.NewServer(&http.Server{
 		Handler:           withOperatorsPage(mux, operatorsPage(n, recorder, measures)),
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	}, lambdaservice.IsInvoke)
 
 	group.Go(func() error { return audit.Run(background) })
 	group.Go(func() error { return registry.Run(background) })
