@@ -249,7 +249,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}, lambdaservice.IsInvoke)
+	}, lambdaservice.IsLambda)
 
 	group.Go(func() error { return audit.Run(background) })
 	group.Go(func() error { return registry.Run(background) })

@@ -1,7 +1,6 @@
 package lambda
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -107,12 +106,6 @@ func (s *Service) invoke(c *call, w http.ResponseWriter) error {
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(res.Payload) // a caller that is gone cannot be told
 	return nil
-}
-
-// IsInvoke reports whether a request with this method and target is for Invoke.
-func IsInvoke(method, target []byte) bool {
-	path, _, _ := bytes.Cut(target, []byte{'?'})
-	return string(method) == "POST" && bytes.HasPrefix(path, []byte("/2015-03-31/functions/")) && bytes.HasSuffix(path, []byte("/invocations"))
 }
 
 // plainQualifier reads a query that is a well-formed qualifier alone.

@@ -188,6 +188,21 @@ var actions = map[string]string{
 	"InvokeWithResponseStream": "lambda:InvokeFunction",
 }
 
+// IsLambda reports whether a request with this target is for this API, whose paths
+// begin with the date of a version. A bucket of S3 may be called so, too.
+func IsLambda(_, target []byte) bool {
+	const form = "/2000-00-00/"
+	if len(target) < len(form) {
+		return false
+	}
+	for i, c := range target[:len(form)] {
+		if f := form[i]; c != f && (f != '0' || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}
+
 // Route implements aws.Service.
 func (s *Service) Route(r *aws.Request) error {
 	m, err := s.router.Match(r.Request)
