@@ -61,7 +61,7 @@ func (m *Mux) readBody(w http.ResponseWriter, r *Request) (sum [sha256.Size]byte
 			return sum, release, err
 		}
 	}
-	body := &patientReader{r: r.Request.Body, rc: http.NewResponseController(w)}
+	body := &patientReader{r: r.Request.Body, rc: *http.NewResponseController(w)}
 	defer body.done()
 
 	switch {
@@ -153,7 +153,7 @@ func (m *Mux) reserve(r *http.Request, size int64) (release func(), err error) {
 // A patientReader reads as long as the sender makes progress.
 type patientReader struct {
 	r     io.Reader
-	rc    *http.ResponseController
+	rc    http.ResponseController
 	since int // bytes since the deadline was moved
 	armed bool
 }
@@ -184,7 +184,7 @@ func drain(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength == 0 {
 		return
 	}
-	body := &patientReader{r: r.Body, rc: http.NewResponseController(w)}
+	body := &patientReader{r: r.Body, rc: *http.NewResponseController(w)}
 	defer body.done()
 	_, _ = io.CopyN(io.Discard, body, maxUnsignedDrain)
 }

@@ -468,7 +468,7 @@ func TestExpectContinue(t *testing.T) {
 func TestSlowBody(t *testing.T) {
 	var deadlines []time.Time
 	w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder(), set: func(d time.Time) { deadlines = append(deadlines, d) }}
-	p := &patientReader{r: bytes.NewReader(make([]byte, 3*bodyProgress)), rc: http.NewResponseController(w)}
+	p := &patientReader{r: bytes.NewReader(make([]byte, 3*bodyProgress)), rc: *http.NewResponseController(w)}
 	if _, err := io.Copy(io.Discard, p); err != nil {
 		t.Fatal(err)
 	}

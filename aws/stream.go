@@ -73,7 +73,7 @@ func (m *Mux) stream(w http.ResponseWriter, r *Request, a *authorization, secret
 	}
 
 	length := r.ContentLength
-	patient := &patientReader{r: r.Request.Body, rc: http.NewResponseController(w)}
+	patient := &patientReader{r: r.Request.Body, rc: *http.NewResponseController(w)}
 	var body io.Reader = patient
 	switch {
 	case hashed:

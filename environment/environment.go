@@ -619,8 +619,8 @@ func (d *runtimeDone) succeeded(p runtimeapi.Progress) {
 	d.said, d.at = true, p.Next
 	d.e.gen.flush()
 	metrics := &telemetry.RuntimeMetrics{Duration: telemetry.Millis(p.Next.Sub(p.Released))}
-	if p.Produced >= 0 {
-		metrics.ProducedBytes = &p.Produced
+	if n := p.Produced; n >= 0 {
+		metrics.ProducedBytes = &n // of p all would be allocated, at every look
 	}
 	d.e.emit(telemetry.TypeRuntimeDone, telemetry.RuntimeDone{
 		RequestID: d.inv.RequestID, Status: telemetry.StatusSuccess, Metrics: metrics, Tracing: d.inv.tracing,

@@ -757,7 +757,7 @@ func TestInvokeAllocates(t *testing.T) {
 	}
 }
 
-const invokeAllocations = 24
+const invokeAllocations = 23
 
 // A quietWriter forgets what is written.
 type quietWriter struct {
