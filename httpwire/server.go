@@ -67,7 +67,7 @@ func NewServer(h *http.Server, lean func(method, target []byte) bool) *Server {
 
 // Serve serves connections until Shutdown or Close, and returns http.ErrServerClosed
 // then. It owns the listener.
-func (s *Server) Serve(l net.Listener) error {
+func (s *Server) Serve(l *net.TCPListener) error {
 	defer l.Close()
 	s.others.addr = l.Addr()
 	ended := make(chan error, 1)
@@ -77,7 +77,7 @@ func (s *Server) Serve(l net.Listener) error {
 		l.Close()
 	}()
 	for {
-		nc, err := l.Accept()
+		nc, err := l.AcceptTCP()
 		if err == nil {
 			s.admit(nc)
 			continue
@@ -98,13 +98,8 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-func (s *Server) admit(nc net.Conn) {
-	socket, ok := nc.(*net.TCPConn)
-	if !ok {
-		s.others.give(nc)
-		return
-	}
-	c := newConn(s, socket)
+func (s *Server) admit(nc *net.TCPConn) {
+	c := newConn(s, nc)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Load() {
@@ -307,9 +302,6 @@ func (c *conn) read(b []byte) (int, error) {
 
 // run serves the connection until it ends or is to be handed on.
 func (c *conn) run() (on bool) {
-	if d := c.s.HTTP.ReadHeaderTimeout; d > 0 { // of a client that says nothing at all
-		c.limit = time.Now().Add(d)
-	}
 	for {
 		for c.r < c.w && (c.in[c.r] == '\r' || c.in[c.r] == '\n') { // an old habit of clients
 			c.r++
@@ -319,7 +311,7 @@ func (c *conn) run() (on bool) {
 			if err != nil {
 				return false
 			}
-			c.r, c.w, c.limit = 0, n, time.Time{}
+			c.r, c.w = 0, n
 			continue
 		}
 		if !c.lean() {

@@ -20,6 +20,8 @@ import (
 // lean is the path of requests that are served here.
 func leanPath(_, target []byte) bool { return bytes.HasPrefix(target, []byte("/lean")) }
 
+const headLimit = 100 * time.Millisecond
+
 // echo says how a request was read.
 func echo(w http.ResponseWriter, r *http.Request) {
 	b, err := io.ReadAll(r.Body)
@@ -35,9 +37,9 @@ func serve(t testing.TB, h http.HandlerFunc) (s *Server, dial func() *client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = NewServer(&http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}, leanPath)
+	s = NewServer(&http.Server{Handler: h, ReadHeaderTimeout: headLimit, ErrorLog: log.New(io.Discard, "", 0)}, leanPath)
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
+	go func() { served <- s.Serve(l.(*net.TCPListener)) }()
 	t.Cleanup(func() {
 		s.Close()
 		if err := <-served; err != http.ErrServerClosed {
@@ -251,6 +253,26 @@ func TestBodies(t *testing.T) {
 	c.expect(200, "1")
 	if failed != io.ErrUnexpectedEOF {
 		t.Error(failed)
+	}
+}
+
+// TestPatience: a connection that was opened and left alone serves a request however
+// late; one that begins a request has to go on.
+func TestPatience(t *testing.T) {
+	_, dial := serve(t, echo)
+	slow, late := dial(), dial()
+	slow.say("POST /lean HTTP/1.1\r\nHo")
+	time.Sleep(3 * headLimit)
+	for _, path := range []string{"lean", "lean", "other", "other"} {
+		late.say("POST /" + path + " HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")
+		late.expect(200, fmt.Sprintf(`%v POST /%s x "hello" <nil>`, path == "lean", path))
+		time.Sleep(2 * headLimit)
+	}
+	// The other was ended, or answered with a refusal and ended.
+	_ = slow.SetReadDeadline(time.Now().Add(10 * time.Second))
+	var waited net.Error
+	if _, err := io.ReadAll(slow); errors.As(err, &waited) && waited.Timeout() {
+		t.Fatal("a request that does not go on is waited for")
 	}
 }
 

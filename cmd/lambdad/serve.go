@@ -279,7 +279,7 @@ func serve(ctx context.Context, std stdio, cfg Config) (err error) {
 		})
 	})
 	group.Go(func() error {
-		if err := server.Serve(patient{listener}); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving %s: %w", listener.Addr(), err)
 		}
 		return nil
