@@ -6,7 +6,8 @@
 // initialisation that report shows (lifecycle.md section 15), and extensions count
 // with telemetry.Cost. Sums are kept by function, version and day in the record
 // store, written once a second: what a crash takes is at most that second. The
-// latest invocations of each version are kept beside them, in memory.
+// latest invocations of each version are kept beside them, in memory: 100 of each, of all
+// together some 20,000; beyond that those of the version are forgotten that ran longest ago.
 //
 // Prices are data (prices.json, or a file of the same form): what AWS publishes.
 // What is billed without extensions is worked out for each invocation: without the
@@ -17,6 +18,7 @@ package bill
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +39,9 @@ const (
 	flushEvery = time.Second
 	// maxLatest is how many invocations of a version are remembered one by one.
 	maxLatest = 100
+	// maxRemembered bounds those of all versions, to some 10 MiB. It is more than one
+	// version has.
+	maxRemembered = 20_000
 	// maxNames bounds the extensions of one version on one day: internal ones may
 	// choose their names.
 	maxNames = 100
@@ -166,9 +171,18 @@ type Config struct {
 type Ledger struct {
 	cfg Config
 
-	mu     sync.Mutex
-	days   map[day]*open // those with something not yet written
-	latest map[Version][]Invocation
+	mu         sync.Mutex
+	days       map[day]*open // those with something not yet written
+	latest     map[Version]*list.Element
+	byLast     list.List       // of *recent, the one that ran longest ago first
+	remembered int             // invocations in byLast
+	places     map[string]bool // prefixes of days since the start
+}
+
+// recent are the latest invocations of a version.
+type recent struct {
+	version Version
+	list    []Invocation
 }
 
 // A day is what one record is about.
@@ -190,7 +204,7 @@ func New(cfg Config) *Ledger {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Ledger{cfg: cfg, days: map[day]*open{}, latest: map[Version][]Invocation{}}
+	return &Ledger{cfg: cfg, days: map[day]*open{}, latest: map[Version]*list.Element{}, places: map[string]bool{}}
 }
 
 // Sinks gives a new environment of a version the sink that counts it.
@@ -346,11 +360,25 @@ func (l *Ledger) add(v Version, at time.Time, f func(*Sums)) {
 func (l *Ledger) remember(v Version, one Invocation) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := l.latest[v]
-	if len(list) >= 2*maxLatest {
-		list = append(list[:0], list[len(list)-maxLatest:]...)
+	e := l.latest[v]
+	if e == nil {
+		e = l.byLast.PushBack(&recent{version: v})
+		l.latest[v] = e
+		l.places[prefix(v.Account, v.Region)] = true
+	} else {
+		l.byLast.MoveToBack(e)
 	}
-	l.latest[v] = append(list, one)
+	r := e.Value.(*recent)
+	if len(r.list) >= 2*maxLatest {
+		l.remembered -= len(r.list) - maxLatest
+		r.list = append(r.list[:0], r.list[len(r.list)-maxLatest:]...)
+	}
+	r.list = append(r.list, one)
+	for l.remembered++; l.remembered > maxRemembered; {
+		oldest := l.byLast.Remove(l.byLast.Front()).(*recent)
+		l.remembered -= len(oldest.list)
+		delete(l.latest, oldest.version)
+	}
 }
 
 // Run writes what was added once a second, and a last time when ctx ends.
@@ -381,10 +409,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 // the start.
 func (l *Ledger) prune(ctx context.Context) error {
 	l.mu.Lock()
-	places := map[string]bool{}
-	for v := range l.latest {
-		places[prefix(v.Account, v.Region)] = true
-	}
+	places := maps.Clone(l.places)
 	l.mu.Unlock()
 	oldest := l.cfg.Now().Add(-kept).UTC().Format(dayForm)
 	for p := range places {
@@ -521,8 +546,10 @@ func (l *Ledger) Rows(ctx context.Context, q Query) ([]Row, error) {
 	defer l.mu.Unlock()
 	out := make([]Row, 0, len(rows))
 	for v, r := range rows {
-		list := l.latest[v]
-		r.Latest = slices.Clone(list[max(0, len(list)-maxLatest):])
+		if e := l.latest[v]; e != nil {
+			list := e.Value.(*recent).list
+			r.Latest = slices.Clone(list[max(0, len(list)-maxLatest):])
+		}
 		out = append(out, *r)
 	}
 	slices.SortFunc(out, func(a, b Row) int {

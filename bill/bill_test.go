@@ -3,6 +3,7 @@ package bill_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"testing"
 	"testing/synctest"
@@ -154,5 +155,41 @@ func TestPrices(t *testing.T) {
 		if _, err := bill.ReadPrices([]byte(bad)); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
+	}
+}
+
+// However many versions run, so many invocations are remembered one by one: of those
+// that ran last.
+func TestRemembersABoundedNumber(t *testing.T) {
+	l := bill.New(bill.Config{Store: mem.NewStore()})
+	run := func(name string, n int) {
+		sink := l.Sinks(version(name, "1"), "e")[0]
+		for range n {
+			sink.Take(telemetry.Event{Time: time.Now(), Type: telemetry.TypeReport, Record: telemetry.Report{RequestID: name, Status: telemetry.StatusSuccess}})
+		}
+	}
+	latest := func() (all int, of map[string]int) {
+		of = map[string]int{}
+		for _, r := range rows(t, l, bill.Query{}) {
+			of[r.Function] = len(r.Latest)
+			all += len(r.Latest)
+		}
+		return all, of
+	}
+	run("first", 1000)
+	if all, of := latest(); all != 100 || of["first"] != 100 {
+		t.Errorf("%d remembered of one: %v", all, of)
+	}
+	for i := range 300 {
+		run(fmt.Sprintf("f%d", i), 150)
+		run("often", 1)
+	}
+	all, of := latest()
+	if all > 20_000 || all < 10_000 || of["first"] != 0 || of["f0"] != 0 || of["f299"] != 100 || of["often"] != 100 {
+		t.Errorf("%d remembered of all, first %d, f0 %d, f299 %d, often %d", all, of["first"], of["f0"], of["f299"], of["often"])
+	}
+	run("first", 1)
+	if _, of := latest(); of["first"] != 1 {
+		t.Errorf("%d remembered of one that runs again", of["first"])
 	}
 }
