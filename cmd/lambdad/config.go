@@ -38,7 +38,7 @@ type Config struct {
 	WaitLimit   duration `toml:"wait-limit"`   // how long a request waits for memory before 429
 	DrainLimit  duration `toml:"drain-limit"`  // how long a stop waits for invocations in flight
 	Starts      int      `toml:"starts"`       // environments initialising at once
-	Pool        int      `toml:"pool"`         // sandboxes made ahead of need
+	Pool        int      `toml:"pool"`         // sandboxes made ahead of need; -1: as many as were missing of late
 	Memory      int      `toml:"memory"`       // MiB all environments may hold together
 	DiskReserve int      `toml:"disk-reserve"` // MiB of disk that are left free
 	LogLimit    int      `toml:"log-limit"`    // MiB the logs of functions may take
@@ -119,7 +119,7 @@ func defaults() Config {
 		WaitLimit:   duration{10 * time.Second},
 		DrainLimit:  duration{30 * time.Second},
 		Starts:      2 * runtime.NumCPU(),
-		Pool:        2,
+		Pool:        -1,
 		DiskReserve: 1024,
 		LogLimit:    4096,
 
@@ -146,7 +146,7 @@ func (c *Config) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.DrainLimit.Duration, "drain-limit", c.DrainLimit.Duration, "`duration` a stop waits for invocations in flight")
 	fs.StringVar(&c.LayerPullThrough, "layer-pull-through", c.LayerPullThrough, "`where` layers come from that a function names and that are not here: off, aws (with the server's own AWS credentials), or the URL of a Lambda API")
 	fs.IntVar(&c.Starts, "starts", c.Starts, "`number` of environments initialising at once: two per core")
-	fs.IntVar(&c.Pool, "pool", c.Pool, "`number` of sandboxes made ahead of need; 0 makes each when it is needed")
+	fs.IntVar(&c.Pool, "pool", c.Pool, "`number` of sandboxes made ahead of need; 0 makes each when it is needed, -1 as many as were missing of late, from 2 to 16")
 	fs.IntVar(&c.Memory, "memory", c.Memory, "`MiB` all environments may hold together; 0 leaves the host an eighth of its memory")
 	fs.StringVar(&c.OTLPEndpoint, "otlp-endpoint", c.OTLPEndpoint, "`URL` of an OpenTelemetry collector (OTLP over HTTP) that the phases of invocations go to as spans")
 	fs.DurationVar(&c.MetricsRetention.Duration, "metrics-retention", c.MetricsRetention.Duration, "`duration` metrics are kept")
@@ -220,8 +220,8 @@ func (c *Config) check() error {
 	if c.Starts < 1 {
 		err = errors.Join(err, fmt.Errorf("--starts %d: at least one environment must be able to start", c.Starts))
 	}
-	if c.Pool < 0 || c.Pool > 1000 {
-		err = errors.Join(err, fmt.Errorf("--pool %d: it must be from 0 to 1000", c.Pool))
+	if c.Pool < -1 || c.Pool > 1000 {
+		err = errors.Join(err, fmt.Errorf("--pool %d: it must be from 0 to 1000, or -1", c.Pool))
 	}
 	if c.OTLPEndpoint != "" {
 		if e := tracing.CheckEndpoint(c.OTLPEndpoint); e != nil {

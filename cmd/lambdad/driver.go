@@ -77,9 +77,12 @@ func newDriver(ctx context.Context, c Config, id, dir string, reserve int64, log
 		log.Warn("isolation is weaker than it could be", "tier", c.tier, "why", why)
 	}
 	if c.tier != "plain" {
-		pool := c.Pool
-		if pool == 0 {
-			pool = -1 // in a namespace.Config nought is its default
+		pool := c.Pool // in a namespace.Config nought follows demand
+		switch pool {
+		case 0:
+			pool = -1
+		case -1:
+			pool = 0
 		}
 		d, err := namespace.New(ctx, namespace.Config{ID: id, Dir: dir, DiskReserve: reserve, Pool: pool, Egress: egress, Rootless: c.tier == "rootless", Logger: log})
 		if err == nil {

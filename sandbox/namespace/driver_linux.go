@@ -30,7 +30,8 @@ type Config struct {
 	Dir string
 	// DiskReserve is how many bytes of the disk of Dir no new sandbox may cut into.
 	DiskReserve int64
-	// Pool is how many sandboxes are made ahead; 0: 2, negative: none.
+	// Pool is how many sandboxes are made ahead; 0: as many as were missing of late,
+	// negative: none.
 	Pool int
 	// Egress is what sandboxes may reach outside; "": nothing. Where the host
 	// cannot filter it, they reach nothing, and Promises says so.
@@ -69,6 +70,7 @@ type Driver struct {
 	skeletonMade map[string]bool // by key
 
 	demand demand
+	follow *size
 	pool   chan *shell
 	refill chan struct{}
 	cancel context.CancelFunc
@@ -134,13 +136,15 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	if d.spawner, err = newSpawner(d.template, d.traveller.home); err != nil {
 		return nil, fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN (in a container: run it privileged)", err)
 	}
-	size := cfg.Pool
-	if size == 0 {
-		size = 2
+	switch {
+	case cfg.Pool == 0:
+		d.follow = newSize(poolLeast, poolMost)
+	default:
+		d.follow = newSize(max(cfg.Pool, 0), max(cfg.Pool, 0))
 	}
 	if cfg.Rootless {
 		d.tmpErr = &tmpError{errMissing("loop devices and disk file systems are root's"), "run lambdad as root"}
-	} else if d.tmp, d.tmpErr = newTmpImages(ctx, cfg.Dir, cfg.DiskReserve, d.ids.root, size, d.log); d.tmpErr != nil {
+	} else if d.tmp, d.tmpErr = newTmpImages(ctx, cfg.Dir, cfg.DiskReserve, d.ids.root, d.follow, d.log); d.tmpErr != nil {
 		d.log.Warn("/tmp of functions counts as their memory", "why", d.tmpErr)
 	}
 	s, err := d.newShell(ctx, 1)
@@ -158,10 +162,10 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 		}
 	}
 	d.promises = kept
-	d.pool = make(chan *shell, max(size, 0))
+	d.pool = make(chan *shell, d.follow.most)
 	var pctx context.Context
 	pctx, d.cancel = context.WithCancel(context.Background())
-	if size > 0 {
+	if d.follow.most > 0 {
 		if d.tmp != nil {
 			d.tmp.kept = d.wantMore
 		}
@@ -300,19 +304,25 @@ func (d *demand) children() int {
 // Create, so that nothing it makes is swept.
 func (d *Driver) keepFilled(ctx context.Context) {
 	for {
-		var quiet <-chan time.Time
+		var quiet, look <-chan time.Time
 		if d.tmp.surplus() {
 			quiet = time.After(tmpQuiet)
 		}
+		if again := d.follow.look(time.Now(), len(d.pool)); again > 0 {
+			look = time.After(again)
+		}
+		d.giveBack(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-quiet:
 			d.tmp.trim()
 			continue
+		case <-look:
+			continue
 		case <-d.refill:
 		}
-		for (len(d.pool) < cap(d.pool) || d.tmp.wants()) && ctx.Err() == nil {
+		for (len(d.pool) < d.follow.wanted() || d.tmp.wants()) && ctx.Err() == nil {
 			if len(d.pool) > 0 {
 				select {
 				case <-ctx.Done():
@@ -322,7 +332,7 @@ func (d *Driver) keepFilled(ctx context.Context) {
 				case <-time.After(refillDelay):
 				}
 			}
-			if len(d.pool) < cap(d.pool) {
+			if len(d.pool) < d.follow.wanted() {
 				s, err := d.newShell(ctx, d.demand.children())
 				if err != nil {
 					d.log.Warn("could not make a sandbox ahead", "error", err)
@@ -338,6 +348,20 @@ func (d *Driver) keepFilled(ctx context.Context) {
 			}
 		}
 		d.adjust(ctx)
+	}
+}
+
+// giveBack ends what is ahead beyond what is wanted.
+func (d *Driver) giveBack(ctx context.Context) {
+	for len(d.pool) > d.follow.wanted() {
+		select {
+		case s := <-d.pool:
+			if err := s.destroy(context.WithoutCancel(ctx)); err != nil {
+				d.log.Warn("could not remove a sandbox made ahead", "error", err)
+			}
+		default:
+			return
+		}
 	}
 }
 
@@ -381,7 +405,9 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 	var s *shell
 	select {
 	case s = <-d.pool:
+		d.follow.took(time.Now(), len(d.pool), false)
 	default:
+		d.follow.took(time.Now(), 0, true)
 		var err error
 		if s, err = d.newShell(ctx, 1); err != nil {
 			return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)

@@ -73,7 +73,7 @@ type tmpImages struct {
 	mu        sync.Mutex
 	templates map[int64]*tmpTemplate
 
-	aim    int            // how many to have made ahead; none: none is kept
+	aim    *size          // how many to have made ahead; none: none is kept
 	kept   func()         // called when there is another one ahead
 	ahead  chan *tmpImage // of the default size
 	ending chan *tmpImage
@@ -119,14 +119,14 @@ func (e *tmpError) Unwrap() error { return e.err }
 
 // newTmpImages proves that an image can be made and mounted. The error is a
 // *tmpError.
-func newTmpImages(ctx context.Context, dir string, reserve int64, owner, ahead int, log *slog.Logger) (_ *tmpImages, err error) {
+func newTmpImages(ctx context.Context, dir string, reserve int64, owner int, ahead *size, log *slog.Logger) (_ *tmpImages, err error) {
 	t := &tmpImages{
 		dir: dir, reserve: reserve, owner: owner, log: log, nodes: -1,
 		known: map[int]bool{}, templates: map[int64]*tmpTemplate{},
-		aim: max(ahead, 0), kept: func() {}, ending: make(chan *tmpImage, tmpEnding),
+		aim: ahead, kept: func() {}, ending: make(chan *tmpImage, tmpEnding),
 	}
-	if t.aim > 0 {
-		t.ahead = make(chan *tmpImage, t.aim+tmpSpare)
+	if t.aim.most > 0 {
+		t.ahead = make(chan *tmpImage, t.aim.most+tmpSpare)
 	}
 	for range tmpEnders {
 		t.enders.Go(func() {
@@ -218,7 +218,7 @@ func (t *tmpImages) take(ctx context.Context, size int64) (*tmpImage, error) {
 }
 
 // wants says whether one more should be made ahead.
-func (t *tmpImages) wants() bool { return t != nil && len(t.ahead) < t.aim }
+func (t *tmpImages) wants() bool { return t != nil && len(t.ahead) < t.aim.wanted() }
 
 // prepare makes one ahead. Only one goroutine may call it.
 func (t *tmpImages) prepare(ctx context.Context) error {
@@ -239,7 +239,7 @@ func (t *tmpImages) keep(i *tmpImage) {
 }
 
 // surplus says whether more are ahead than are made.
-func (t *tmpImages) surplus() bool { return t != nil && len(t.ahead) > t.aim }
+func (t *tmpImages) surplus() bool { return t != nil && len(t.ahead) > t.aim.wanted() }
 
 // trim ends the surplus.
 func (t *tmpImages) trim() {
@@ -255,7 +255,7 @@ func (t *tmpImages) trim() {
 // again makes a file system whose sandbox is gone ready for another if it was never
 // written, and says so.
 func (t *tmpImages) again(i *tmpImage) bool {
-	if i.from == nil || i.from.size != tmpDefault || len(t.ahead) == cap(t.ahead) {
+	if i.from == nil || i.from.size != tmpDefault || t.ahead == nil || len(t.ahead) >= t.aim.wanted()+tmpSpare {
 		return false
 	}
 	device, source, err := t.open(i.loop)

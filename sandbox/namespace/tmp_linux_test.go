@@ -26,7 +26,7 @@ import (
 func images(t testing.TB, ahead int) *tmpImages {
 	t.Helper()
 	sandboxtest.RequireRoot(t)
-	i, err := newTmpImages(context.Background(), diskDir(t), 0, 1000, ahead, nil)
+	i, err := newTmpImages(context.Background(), diskDir(t), 0, 1000, newSize(ahead, ahead), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
