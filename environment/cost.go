@@ -1,6 +1,7 @@
 package environment
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/lambdad/lambdad/sandbox"
@@ -116,12 +117,16 @@ func (c *costs) measured(cost *telemetry.Cost) {
 // then less: what file cache came and went is not known at the end (sandbox.Sampler).
 type sampler struct {
 	box   sandbox.Sampler // nil: there is nothing to look at
+	crowd func() int      // Config.Crowd
 	alarm alarm
 	begun time.Time
 }
 
-// How often, by how long the processes have been at work.
+// How often, by how long the processes have been at work: while no more than lookCrowd
+// environments are for each core. Where more are, each gets on more slowly, and is
+// looked at less often: all looks together stay as many.
 const (
+	lookCrowd = 4
 	lookOften = 20 * time.Millisecond  // up to
 	oftenFor  = 500 * time.Millisecond // then
 	lookLess  = 200 * time.Millisecond // up to
@@ -135,7 +140,7 @@ func (s *sampler) start() <-chan time.Time {
 		return nil
 	}
 	s.begun = time.Now()
-	return s.alarm.set(s.begun.Add(lookOften), s.begun)
+	return s.alarm.set(s.begun.Add(s.spread(lookOften)), s.begun)
 }
 
 func (s *sampler) stop() { s.alarm.off() }
@@ -154,7 +159,16 @@ func (s *sampler) look() {
 	case d > oftenFor:
 		next = lookLess
 	}
-	s.alarm.set(now.Add(next), now)
+	s.alarm.set(now.Add(s.spread(next)), now)
+}
+
+// spread is an interval made longer by how many environments are at work.
+func (s *sampler) spread(d time.Duration) time.Duration {
+	if s.crowd == nil {
+		return d
+	}
+	few := lookCrowd * runtime.NumCPU()
+	return max(d, min(d*time.Duration(s.crowd())/time.Duration(few), lookRare))
 }
 
 // An alarm is a timer that is set at every invocation and hardly ever rings. Setting

@@ -95,6 +95,8 @@ type Config struct {
 	// FreezeDelay passes between the end of an invocation and freezing; 0: none,
 	// negative: the environment is never frozen.
 	FreezeDelay time.Duration
+	// Crowd is how many environments of this host are at work; nil: this one alone.
+	Crowd func() int
 	// Logger hears of the platform's own trouble; nil: nobody.
 	Logger *slog.Logger
 
@@ -228,6 +230,7 @@ func Start(cfg Config) *Environment {
 	}
 	e.freezer, _ = cfg.Sandbox.(sandbox.Freezer)
 	e.sampler.box, _ = cfg.Sandbox.(sandbox.Sampler)
+	e.sampler.crowd = cfg.Crowd
 	e.ctx, e.kill = context.WithCancel(context.Background())
 	go func() {
 		err := e.run(e.ctx)
@@ -688,6 +691,8 @@ func (e *Environment) report(inv *invocation, f *failure, duration, initDuration
 // A peak serves invocations that follow each other fast: short ones, in which the
 // processes cannot have taken more than a few megabytes, and those in which they took
 // none. Measuring costs more than such an invocation, with extensions several times.
+// Where many environments share the cores, invocations follow each other more slowly,
+// and both are longer by that (sampler.spread).
 const (
 	peakFresh = 20 * time.Millisecond
 	peakShort = 3 * time.Millisecond
@@ -696,7 +701,8 @@ const (
 // peakMB is what the processes held at most, in whole megabytes, at the end of an
 // invocation of this duration.
 func (e *Environment) peakMB(duration time.Duration) int64 {
-	if time.Since(e.peakAt) < peakFresh && (duration < peakShort || e.sampler.box != nil && !e.sampler.box.Grown()) {
+	spread := e.sampler.spread
+	if time.Since(e.peakAt) < spread(peakFresh) && (duration < spread(peakShort) || e.sampler.box != nil && !e.sampler.box.Grown()) {
 		return e.peak
 	}
 	u, err := e.cfg.Sandbox.Usage()

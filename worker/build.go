@@ -104,6 +104,7 @@ func (w *Local) create(ctx context.Context, inst *instance) (err error) {
 		Sandbox:           sb,
 		LogStream:         v.LogStream(inst.since, inst.id),
 		FreezeDelay:       w.cfg.FreezeDelay,
+		Crowd:             func() int { return int(w.working.Load()) },
 		Logger:            w.cfg.Logger,
 		OnIdle:            func(e *environment.Environment) { w.idled(inst, e) },
 		OnEnd:             func(_ *environment.Environment, err error) { w.ended(inst, err) },

@@ -386,6 +386,7 @@ func (w *Local) become(inst *instance, s state) {
 	w.states[inst.state]--
 	inst.state = s
 	w.states[s]++
+	w.working.Store(int64(w.states[busy]))
 }
 
 // freezes reports whether idle environments are frozen.

@@ -123,6 +123,7 @@ type Local struct {
 	pools     map[key]*pool
 	functions map[functionKey]*function
 	states    [gone + 1]int // instances by state; gone: all there ever were
+	working   atomic.Int64  // states[busy], for who has not mu
 	all       lane          // instances by their start
 	idle      lane          // those that may be retired for their memory, by the time they became idle
 	calm      lane          // idle ones that are not measured since and not at rest, by the same
