@@ -60,6 +60,7 @@ func serveCommand(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	takePrecedence()
+	allowManyFiles()
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {
