@@ -1,6 +1,7 @@
 package environment
 
 import (
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,4 +49,22 @@ func TestAlarm(t *testing.T) {
 			t.Errorf("rang after %v", d)
 		}
 	})
+}
+
+// Where many are at work, each is looked at less often, and none less than at last.
+func TestSpread(t *testing.T) {
+	n := 0
+	s := sampler{crowd: func() int { return n }}
+	few := lookCrowd * runtime.NumCPU()
+	for _, c := range []struct {
+		crowd int
+		want  time.Duration
+	}{{0, lookOften}, {1, lookOften}, {few, lookOften}, {3 * few, 3 * lookOften}, {1000 * few, lookRare}} {
+		if n = c.crowd; s.spread(lookOften) != c.want {
+			t.Errorf("%d at work: %v, want %v", n, s.spread(lookOften), c.want)
+		}
+	}
+	if d := (&sampler{}).spread(lookOften); d != lookOften {
+		t.Errorf("alone: %v", d)
+	}
 }
