@@ -1,9 +1,13 @@
 package integration_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,6 +112,63 @@ func TestLoad(t *testing.T) {
 	}
 	if threads != nil {
 		t.Errorf("every burst of 200 first invocations left threads of the daemon behind: %v", threads)
+	}
+	s.Stop()
+	harness.LeftOnHost(t, s.ID)
+}
+
+// TestCallers has as many callers as an account may have invocations at a time, who send
+// nothing twice: everyone is answered or throttled, also over connections that were
+// opened and left alone for long, and who asks for the list of environments is told.
+func TestCallers(t *testing.T) {
+	harness.NeedRoot(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	s := harness.Start(t, t.TempDir(), "--wait-limit", "60s", "--log-level", "warn")
+	if err := s.Create(ctx, "f", nil); err != nil {
+		t.Fatal(err)
+	}
+	var spare []net.Conn
+	for range 50 {
+		c, err := net.Dial("tcp", strings.TrimPrefix(s.Endpoint, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		spare = append(spare, c)
+	}
+	opened := time.Now()
+	const callers, rounds = 1000, 3
+	listed, list := context.WithCancel(ctx)
+	asked := make(chan int)
+	go func() {
+		n := 0
+		for ; listed.Err() == nil; n++ {
+			if _, err := s.Environments(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		asked <- n
+	}()
+	begin := time.Now()
+	ok, throttled := many(ctx, t, s, callers, rounds, "f")
+	took := time.Since(begin)
+	list()
+	t.Logf("%d invocations from %d clients: %d answered, %d throttled, %v; listed %d times", callers*rounds, callers, ok, throttled, took.Round(time.Millisecond), <-asked)
+	if ok+throttled != callers*rounds || ok < callers {
+		t.Errorf("%d answered and %d throttled of %d", ok, throttled, callers*rounds)
+	}
+	time.Sleep(time.Until(opened.Add(11 * time.Second))) // longer than headers may take
+	for _, c := range spare {
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.WriteString(c, "GET /_lambdad/health HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatalf("a connection that was left alone: %v", err)
+		}
+		resp.Body.Close()
 	}
 	s.Stop()
 	harness.LeftOnHost(t, s.ID)

@@ -88,7 +88,7 @@ func packages(t testing.TB) (*mem.Blobs, *lambdad.Version) {
 
 func newNode(t testing.TB, id, dir string, blobs *mem.Blobs, v *lambdad.Version, set func(*worker.Config)) *node {
 	t.Helper()
-	driver, err := namespace.New(t.Context(), namespace.Config{ID: id, Dir: filepath.Join(dir, "run")})
+	driver, err := namespace.New(t.Context(), namespace.Config{ID: id, Dir: filepath.Join(dir, "run"), Pool: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,7 +66,7 @@ func TestCycles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := open(t, Config{})
+	d := open(t, Config{Pool: 2}) // that the pool follows is another test's
 	probe := sandboxtest.BuildProbe(t)
 	once := func(i int) {
 		c := context.Background()

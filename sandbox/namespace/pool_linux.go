@@ -14,7 +14,7 @@ import (
 const (
 	poolLeast  = 2
 	poolMost   = 16
-	poolPeriod = 8 * time.Second
+	poolPeriod = 5 * time.Second
 )
 
 // A size is how many sandboxes are to be ahead.
