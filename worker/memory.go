@@ -26,6 +26,8 @@ const (
 	// calmAfter is how long one has been idle when it is measured for the last time
 	// and put to rest.
 	calmAfter = time.Second
+	// calmSoon is the same where others need what it holds until then.
+	calmSoon = 50 * time.Millisecond
 )
 
 // reserve is what a new environment of p is expected to hold.
@@ -71,7 +73,11 @@ func (w *Local) sample() {
 	now := time.Now()
 	w.mu.Lock()
 	todo := w.todo[:0]
-	for inst := w.calm.first; inst != nil && now.Sub(inst.idleSince) >= w.cfg.FreezeDelay+calmAfter; inst = w.calm.first {
+	after, soon := calmAfter, w.calmNow
+	if soon {
+		w.calmNow, after = false, calmSoon
+	}
+	for inst := w.calmable(now, after); inst != nil; inst = w.calmable(now, after) {
 		w.calm.remove(inst)
 		w.looked.remove(inst)
 		todo = append(todo, inst)
@@ -98,6 +104,9 @@ func (w *Local) sample() {
 	w.mu.Lock()
 	if w.hostMemory != nil {
 		w.setBudget(available, err)
+	}
+	if soon {
+		w.roomsRead = time.Time{}
 	}
 	w.shrink(0)
 	w.fits(0)

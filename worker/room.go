@@ -27,7 +27,9 @@ type room struct {
 	// start is what one environment may need until it is idle, rest what one that is
 	// idle holds at least and gives back at its end.
 	start, rest int64
-	cure        string // what the owner of the host can do
+	// calm is what one gives back when it is put to rest.
+	calm int64
+	cure string // what the owner of the host can do
 
 	used, limit int64 // as read; limit 0: unknown, nothing is refused
 }
@@ -35,7 +37,7 @@ type room struct {
 // hostRooms are those of this host.
 func hostRooms() []*room {
 	return []*room{
-		{name: "file descriptors", read: hostDescriptors, start: 64, rest: 8, cure: "raise its limit: ulimit -n, or LimitNOFILE= of the service"},
+		{name: "file descriptors", read: hostDescriptors, start: 64, rest: 8, calm: 16, cure: "raise its limit: ulimit -n, or LimitNOFILE= of the service"},
 		{name: "processes and threads", read: hostProcesses, start: 32, rest: 2, cure: "raise kernel.pid_max, kernel.threads-max or TasksMax= of the service"},
 	}
 }
@@ -78,7 +80,14 @@ func (w *Local) readRooms() {
 func (w *Local) fits(starts int64) (ok bool, lack *room) {
 	w.readRooms()
 	starts += w.launched
+	now := time.Now()
 	for _, r := range w.rooms {
+		if over := r.over(starts, int64(w.states[ending])); over > 0 && over <= int64(w.calm.n)*r.calm && w.calmable(now, calmSoon) != nil {
+			w.calmNow = true // and nobody need end
+			w.kick()
+			lack = r
+			continue
+		}
 		for r.over(starts, int64(w.states[ending])) > 0 && w.idle.first != nil {
 			inst := w.idle.first
 			w.counters.roomClosed++
@@ -91,6 +100,15 @@ func (w *Local) fits(starts int64) (ok bool, lack *room) {
 		}
 	}
 	return lack == nil, lack
+}
+
+// calmable is the one that is idle longest of those not at rest, if it is for so long
+// since it was frozen. Called under mu.
+func (w *Local) calmable(now time.Time, after time.Duration) *instance {
+	if inst := w.calm.first; inst != nil && now.Sub(inst.idleSince) >= w.cfg.FreezeDelay+after {
+		return inst
+	}
+	return nil
 }
 
 // shortage says what there is too little of. Called under mu.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"slices"
@@ -103,6 +104,35 @@ func TestRoomIsMade(t *testing.T) {
 		}
 		for range 2 {
 			<-done // both in use were let be
+		}
+		h.close()
+	})
+}
+
+// Before anybody ends for descriptors, who is idle is put to rest, which gives back most
+// of what it holds.
+func TestRestBeforeTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Config{IdleTimeout: time.Hour}, nil)
+		r := &room{name: "files", start: 40, rest: 4, calm: 16}
+		r.read = func() (used, limit int64, err error) {
+			return int64(h.all.n)*r.rest + int64(h.calm.n)*r.calm, 64 + 300, nil // 300 without the spare
+		}
+		h.setRooms(r)
+		for i := range 40 { // at rest they hold 160, not so within a second 800
+			h.must(version(fmt.Sprint("f", i), "1"))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if s := h.Stats(); s.RoomClosed != 0 || s.Idle != 40 {
+			t.Errorf("%d were ended, %d are idle", s.RoomClosed, s.Idle)
+		}
+		time.Sleep(2 * calmAfter)
+		for i := range 60 {
+			h.must(version(fmt.Sprint("g", i), "1"))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if s := h.Stats(); s.RoomClosed < 35 || s.Idle < 60 {
+			t.Errorf("%d were ended where 65 fit and a start, %d are idle", s.RoomClosed, s.Idle)
 		}
 		h.close()
 	})

@@ -143,6 +143,7 @@ type Local struct {
 	moved     time.Time    // when room was last found or made
 	vain      atomic.Int64 // bytes: starts that need as much are refused; 0: none is. Written under mu
 	rooms     []*room
+	calmNow   bool      // idle environments are to be put to rest before their time
 	roomsRead time.Time // zero: what was read holds no more
 	launched  int64     // starts since then
 	draining  bool
