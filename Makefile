@@ -86,7 +86,7 @@ fuzz:
 bench: build
 	$(GO) run ./integration/bench --lambdad bin/lambdad $(if $(BENCHFLAGS),$(BENCHFLAGS),--write docs/performance)
 
-## bench-full: the same and curves, in half an hour
+## bench-full: the same and curves, in ten minutes
 bench-full: build
 	$(GO) run ./integration/bench --lambdad bin/lambdad --full $(if $(BENCHFLAGS),$(BENCHFLAGS),--write docs/performance)
 

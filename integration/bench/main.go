@@ -73,7 +73,7 @@ var parts = []part{
 }
 
 // fullLimit is that of --full.
-const fullLimit = 30 * time.Minute
+const fullLimit = 15 * time.Minute
 
 func names(list []part) string {
 	var names []string
@@ -220,7 +220,7 @@ func run(ctx context.Context, o options, out, status io.Writer) (err error) {
 		what   string
 		parts  []part
 		limit  time.Duration // of each part
-	}{{"bench", "", list, 3 * time.Minute}, {"curves", "Curves of ", curves, 10 * time.Minute}} {
+	}{{"bench", "", list, 3 * time.Minute}, {"curves", "Curves of ", curves, 4 * time.Minute}} {
 		if len(half.parts) == 0 {
 			continue
 		}
