@@ -227,7 +227,7 @@ func TestColdWarmShutdown(t *testing.T) {
 		l.wantEvents("initStart init", "initRuntimeDone success", "extension Ready", "initReport success",
 			"start", "function working", "runtimeDone success", "report success",
 			"start", "function working", "runtimeDone success", "report success", "extension bye")
-		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 0.07", "cpu 0.00", "signal runtime terminated", "destroy"}) {
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 0.07", "cpu 1.00", "signal runtime terminated", "destroy"}) {
 			t.Errorf("trace %q", trace)
 		}
 		if l.ended[0] != nil {
@@ -282,7 +282,7 @@ func TestFailedInitThenSuppressed(t *testing.T) {
 		l.wantEvents("initStart init", "initRuntimeDone error Runtime.ExitError", "extension Ready", "initReport error Runtime.ExitError", "extension bye",
 			"initStart invoke", "initRuntimeDone success", "extension Ready", "initReport success",
 			"start", "function working", "runtimeDone success", "report success")
-		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 0.00", "reset", "cpu 1.00", "start ext", "start runtime", "cpu 0.07"}) {
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 1.00", "reset", "cpu 1.00", "start ext", "start runtime", "cpu 0.07"}) {
 			t.Errorf("trace %q", trace)
 		}
 	})
@@ -402,7 +402,7 @@ func TestFreezeAndThaw(t *testing.T) {
 		time.Sleep(time.Minute)
 		l.Shutdown(context.Background())
 		// Thawed before it is signalled.
-		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 0.07", "freeze", "thaw", "freeze", "thaw", "cpu 0.00", "signal runtime terminated", "destroy"}) {
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start ext", "start runtime", "cpu 0.07", "freeze", "thaw", "freeze", "thaw", "cpu 1.00", "signal runtime terminated", "destroy"}) {
 			t.Errorf("trace %q", trace)
 		}
 	})
@@ -529,6 +529,15 @@ func TestShutdownBudgets(t *testing.T) {
 				}
 				if slices.Contains(l.box.Trace(), "signal ext terminated") {
 					t.Error("SIGTERM to an extension")
+				}
+				// Only what was killed runs without a limit.
+				for i, line := range l.box.Trace() {
+					if line == "cpu 0.00" && !strings.HasSuffix(l.box.Trace()[i-1], "killed") {
+						t.Errorf("the limit goes after %q", l.box.Trace()[i-1])
+					}
+				}
+				if told := slices.Index(l.box.Trace(), "signal ext killed"); told > 0 && c.total == 2*time.Second && l.box.Trace()[told-1] != "cpu 1.00" {
+					t.Errorf("an extension shuts down without a limit: %q", l.box.Trace())
 				}
 				if !strings.Contains(l.logger.String(), c.blame) {
 					t.Errorf("the logger does not say %q", c.blame)

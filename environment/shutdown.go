@@ -37,30 +37,13 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 	begun := time.Now()
 	defer e.cfg.Stream.EmitSpan(spanName, "", "", begun)
 
-	external, internal := false, false
-	for _, x := range g.api.Extensions() {
-		switch {
-		case !x.External:
-			internal = true
-		case x.State != runtimeapi.Started && x.State != runtimeapi.LaunchError:
-			external = true
-		}
-	}
-	var budget, share time.Duration
-	switch {
-	case external && internal:
-		budget, share = budgetExternal, budgetInternal
-	case external:
-		budget, share = budgetExternal, shareRuntime
-	case internal:
-		budget, share = budgetInternal, budgetInternal
-	}
-
-	// A throttled process cannot act on a signal in time. But who is only to die is
-	// killed before the limit goes: a fork bomb without it has the processor first.
+	// Throttled as in an invocation a process cannot act on a signal in time; without
+	// any limit a hostile one would be felt by all.
+	budget, share := g.budgets()
 	if budget > 0 {
-		e.setCPU(0)
+		e.setCPU(max(1, e.share()))
 	}
+	lifted := false
 	if p := g.runtime; p != nil && !p.exited {
 		runtime := func(q *party) bool { return q == p }
 		if share > 0 {
@@ -70,8 +53,10 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 			}
 		}
 		if !p.exited {
+			// Killed before the limit goes: a fork bomb without it has the processor first.
 			e.signal(p, syscall.SIGKILL)
 			e.setCPU(0)
+			lifted = true
 			e.awaitExits(ctx, g, time.Now().Add(killWait), runtime)
 		}
 	}
@@ -79,8 +64,10 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 	deadline := begun.Add(budget)
 	flushed := g.lastWords()
 	told := g.api.Shutdown(reason, deadline, func(name string) bool { return flushed[name] != nil })
+	if lifted && len(told) > 0 {
+		e.setCPU(max(1, e.share())) // the dead needed none, who is told may be hostile
+	}
 	var flushes sync.WaitGroup
-	defer flushes.Wait()
 	fctx, cancel := context.WithTimeout(ctx, flushWait)
 	defer cancel()
 	for _, p := range g.extensions {
@@ -115,9 +102,35 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 			g.api.Exited(p.name, runtimeapi.ShutdownFailed)
 		}
 	}
+	flushes.Wait()
+	if budget > 0 && slices.ContainsFunc(g.extensions, func(p *party) bool { return !p.exited }) {
+		e.setCPU(0) // each of them was killed
+	}
 	if !e.awaitExits(ctx, g, time.Now().Add(killWait), all) && ctx.Err() == nil {
 		e.log.Warn("processes did not end on SIGKILL in time; the sandbox ends them", "limit", killWait)
 	}
+}
+
+// budgets are how long the whole sequence may take, and of that the runtime.
+func (g *generation) budgets() (all, runtime time.Duration) {
+	external, internal := false, false
+	for _, x := range g.api.Extensions() {
+		switch {
+		case !x.External:
+			internal = true
+		case x.State != runtimeapi.Started && x.State != runtimeapi.LaunchError:
+			external = true
+		}
+	}
+	switch {
+	case external && internal:
+		return budgetExternal, budgetInternal
+	case external:
+		return budgetExternal, shareRuntime
+	case internal:
+		return budgetInternal, budgetInternal
+	}
+	return 0, 0
 }
 
 // lastWords sends what the runtime said up to its end to who subscribed to it; see

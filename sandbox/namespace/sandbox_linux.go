@@ -173,6 +173,9 @@ func (b *box) SetCPU(cores float64) error {
 		return err
 	}
 	defer b.Leave()
+	if cores > 0 {
+		b.shell.group.calm() // who has a limit does not run only to die
+	}
 	return b.shell.group.setCPU(cores)
 }
 
