@@ -279,6 +279,16 @@ func TestRuntimes(t *testing.T) {
 	if *only == "" {
 		t.Run("proxy", func(t *testing.T) { proxied(t, s) })
 	}
+	// One after the other: a runtime has half a second for its end, and with all at once
+	// each has a fraction of a processor in it.
+	for _, c := range cells {
+		if _, err := s.Client.DeleteFunction(t.Context(), &lambda.DeleteFunctionInput{FunctionName: &c.function}); err != nil {
+			t.Error(err)
+		}
+		s.WaitEnvironments(20*time.Second, func(list []harness.State) bool {
+			return !slices.ContainsFunc(list, func(e harness.State) bool { return e.Function == c.function })
+		})
+	}
 	s.Stop()
 	// What the log must have, to the window of SIGTERM: external extensions are told,
 	// internal ones signalled.
