@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -83,4 +84,35 @@ func hostile(sameUser bool) {
 		}
 	}
 	fmt.Println("done")
+}
+
+// children makes up to n processes and says what stopped it. They are clones that
+// stand still: a program would have threads, more of them by and by, and be counted
+// for each and end when it gets none.
+func children(n int) (int, error) {
+	for i := range n {
+		pid, _, errno := syscall.RawSyscall6(cloneNumber, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+		if errno != 0 {
+			return i, errno
+		}
+		for pid == 0 { // the child; none of Go's runtime works here
+			syscall.RawSyscall6(syscall.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+		}
+	}
+	return n, nil
+}
+
+// datagramFrom sends a datagram with a source that need not be one's own. It says
+// what the source is.
+func datagramFrom(source, to string) error {
+	d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(source)}, Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_IP, syscall.IP_FREEBIND, 1) })
+	}}
+	c, err := d.Dial("udp4", to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte(source))
+	return err
 }

@@ -107,6 +107,12 @@ func main() {
 			}
 			check(c.Close())
 		}
+	case "spoof": // a datagram that says where it claims to come from, from each of some sources
+		for _, from := range os.Args[3:] {
+			if err := datagramFrom(from, arg(2)); err != nil {
+				fmt.Println(from, err)
+			}
+		}
 	case "serve": // an HTTP server
 		l, err := net.Listen("tcp", arg(2))
 		check(err)
@@ -138,15 +144,9 @@ func main() {
 				time.Sleep(time.Millisecond)
 			}
 		}
-	case "many": // how many children are possible
-		n := 0
-		var err error
-		for ; n < num(2); n++ {
-			if _, err = os.StartProcess("/proc/self/exe", []string{"probe", "sleep"}, &os.ProcAttr{}); err != nil {
-				break
-			}
-		}
-		fmt.Println(n, err)
+	case "many": // how many children are possible; they are counted while this lives
+		fmt.Println(children(num(2)))
+		time.Sleep(time.Hour)
 	case "alloc": // megabytes held
 		hold(num(2))
 		fmt.Println("ready")
