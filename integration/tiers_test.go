@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
 	"github.com/lambdad/lambdad/integration/harness"
+	"github.com/lambdad/lambdad/sandbox/sandboxtest"
 )
 
 // TestTiers holds that the life of a function with an extension is the same in
@@ -28,24 +29,34 @@ func TestTiers(t *testing.T) {
 		harness.Program(t, name) // built before any clock runs
 	}
 	for _, c := range []struct {
-		tier string
-		user *syscall.Credential
-		args []string
+		tier      string
+		user      *syscall.Credential
+		delegated bool // control groups
+		args      []string
 	}{
-		{"root", nil, nil},
-		{"rootless", harness.Nobody, nil},
-		{"rootless", nil, []string{"--isolation", "rootless"}},
-		{"plain", harness.Nobody, []string{"--isolation", "plain"}},
+		{"root", nil, false, nil},
+		{"rootless", harness.Nobody, false, nil},
+		{"rootless", harness.Nobody, true, nil},
+		{"rootless", nil, false, []string{"--isolation", "rootless"}},
+		{"plain", harness.Nobody, false, []string{"--isolation", "plain"}},
 	} {
 		name := c.tier
 		if c.user == nil {
 			name += " as root"
 		}
+		if c.delegated {
+			name += " with delegated groups"
+		}
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			dir := harness.DirOf(t, c.user)
-			s := harness.StartAs(t, c.user, dir, c.args...)
+			start := func() *harness.Server { return harness.StartAs(t, c.user, dir, c.args...) }
+			if c.delegated {
+				groups := sandboxtest.Delegate(t)
+				start = func() *harness.Server { return harness.StartDelegated(t, groups, dir, c.args...) }
+			}
+			s := start()
 			pid := s.Cmd.Process.Pid
 			var info struct {
 				Tier string
@@ -71,7 +82,7 @@ func TestTiers(t *testing.T) {
 			one := func(invocations int) {
 				t.Helper()
 				s.WaitEnvironments(10*time.Second, func(l []harness.State) bool {
-					return len(l) == 1 && l[0].Invocations == invocations && (l[0].State == "frozen" || l[0].State == "idle")
+					return len(l) == 1 && l[0].Invocations == invocations && (l[0].State == "frozen" || l[0].State == "idle" && c.tier != "root" && !c.delegated)
 				})
 			}
 			invoke(s)
@@ -96,7 +107,7 @@ func TestTiers(t *testing.T) {
 			}
 			s.Kill()
 			dead := time.Now()
-			again := harness.StartAs(t, c.user, dir, c.args...) // sweeps
+			again := start() // sweeps
 			invoke(again)
 			for _, p := range family {
 				for alive(p) {

@@ -36,6 +36,7 @@ import (
 	"github.com/lambdad/lambdad/datadir"
 	"github.com/lambdad/lambdad/logstore"
 	"github.com/lambdad/lambdad/sandbox/namespace"
+	"github.com/lambdad/lambdad/sandbox/sandboxtest"
 )
 
 // NeedRoot skips without privileges; in CI a skip is a failure.
@@ -158,24 +159,31 @@ func DirOf(t testing.TB, user *syscall.Credential) string {
 // StartAs is Start as another user; nil is this one.
 func StartAs(t testing.TB, user *syscall.Credential, dataDir string, args ...string) *Server {
 	t.Helper()
-	return start(t, func(cmd *exec.Cmd) { As(cmd, user, dataDir) }, dataDir, args...)
+	return start(t, func(cmd *exec.Cmd) func() { As(cmd, user, dataDir); return nil }, dataDir, args...)
+}
+
+// StartDelegated is StartAs for nobody in control groups that are his.
+func StartDelegated(t testing.TB, groups sandboxtest.Delegation, dataDir string, args ...string) *Server {
+	t.Helper()
+	return start(t, func(cmd *exec.Cmd) func() { As(cmd, Nobody, dataDir); return groups.Waiting(t, cmd) }, dataDir, args...)
 }
 
 // StartIn is Start with another root file system; the data directory and the built
 // programs are there, too.
 func StartIn(t testing.TB, root, dataDir string, args ...string) *Server {
 	t.Helper()
-	return start(t, func(cmd *exec.Cmd) { In(cmd, root) }, dataDir, args...)
+	return start(t, func(cmd *exec.Cmd) func() { In(cmd, root); return nil }, dataDir, args...)
 }
 
-func start(t testing.TB, change func(*exec.Cmd), dataDir string, args ...string) *Server {
+// start calls change before the command starts, and what it returned after that.
+func start(t testing.TB, change func(*exec.Cmd) (begin func()), dataDir string, args ...string) *Server {
 	t.Helper()
 	s := &Server{t: t, DataDir: dataDir, exited: make(chan struct{}), log: new(bytes.Buffer)}
 	// The umask is that of the systemd unit.
 	s.Cmd = exec.Command("/bin/sh", append([]string{"-c", `umask 077 && exec "$0" "$@"`, Program(t, "lambdad"), "serve",
 		"--listen", "127.0.0.1:0", "--data-dir", dataDir, "--disk-reserve", "64"}, args...)...)
 	s.Cmd.Stderr = s.log // read after exit only
-	change(s.Cmd)
+	begin := change(s.Cmd)
 	stdout, err := s.Cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -184,6 +192,9 @@ func start(t testing.TB, change func(*exec.Cmd), dataDir string, args ...string)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Kill() })
+	if begin != nil {
+		begin()
+	}
 	ready := make(chan struct{})
 	go func() {
 		scanner := bufio.NewScanner(stdout)

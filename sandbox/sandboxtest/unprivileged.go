@@ -58,35 +58,27 @@ func Unprivileged(t *testing.T, test string, delegated bool, env ...string) {
 	copyProgram(t, "/proc/self/exe", exe)
 	copyProgram(t, filepath.Join(BuildProbe(t), "probe"), filepath.Join(dir, "probe/probe"))
 
-	// The shell waits until it stands in its groups.
-	cmd := exec.Command("/bin/sh", "-c", `read x && exec "$0" "$@"`, exe, "-test.v", "-test.timeout=5m", "-test.run=^"+test+"$")
+	cmd := exec.Command(exe, "-test.v", "-test.timeout=5m", "-test.run=^"+test+"$")
 	kind := "alone"
+	var groups Delegation
 	if delegated {
-		kind = "delegated"
+		kind, groups = "delegated", Delegate(t)
 	}
+	begin := groups.Waiting(t, cmd)
 	cmd.Env = append([]string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + tmp, "TMPDIR=" + tmp, unprivilegedVariable + "=" + kind,
 		ProbeVariable + "=" + filepath.Join(dir, "probe")}, env...)
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
-	}
-	if delegated {
-		delegate(t, cmd.Process.Pid)
 	}
 	// Somebody who was nice cannot take it back.
 	if err := syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, 3); err != nil {
 		t.Error(err)
 	}
-	if _, err := io.WriteString(in, "go\n"); err != nil {
-		t.Error(err)
-	}
+	begin()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("%v\n%s", err, &out)
 	}
@@ -111,15 +103,19 @@ func copyProgram(t *testing.T, from, to string) {
 	}
 }
 
-// delegate makes a group in every hierarchy, gives it to nobody as systemd does for
-// Delegate=yes, and puts the process into it.
-func delegate(t *testing.T, pid int) {
+// A Delegation is control groups that belong to nobody, one in each hierarchy.
+type Delegation []string
+
+// Delegate makes groups and gives them to nobody, as systemd does for Delegate=yes.
+func Delegate(t testing.TB) Delegation {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
+	name := fmt.Sprintf("lambdad-test-%d-%d", os.Getpid(), nextID())
 	var done []string
+	var all Delegation
 	for line := range strings.Lines(string(mounts)) {
 		left, right, _ := strings.Cut(line, " - ")
 		l, r := strings.Fields(left), strings.Fields(right)
@@ -135,7 +131,7 @@ func delegate(t *testing.T, pid int) {
 		}
 		done = append(done, l[4])
 		_ = os.WriteFile(l[4]+"/cgroup.subtree_control", []byte("+memory +pids +cpu"), 0)
-		dir := filepath.Join(l[4], fmt.Sprintf("lambdad-test-%d", pid))
+		dir := filepath.Join(l[4], name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -158,8 +154,30 @@ func delegate(t *testing.T, pid int) {
 				t.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(dir+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0); err != nil {
-			t.Fatal(err)
+		all = append(all, dir)
+	}
+	return all
+}
+
+// Waiting makes a command, of nobody and not yet started, wait. What it returns puts
+// the started command into the groups and lets it begin.
+func (d Delegation) Waiting(t testing.TB, cmd *exec.Cmd) (begin func()) {
+	t.Helper()
+	cmd.Args = append([]string{"/bin/sh", "-c", `read x && exec "$0" "$@"`}, cmd.Args...)
+	cmd.Path = "/bin/sh"
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		for _, dir := range d {
+			if err := os.WriteFile(dir+"/cgroup.procs", []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := io.WriteString(in, "go\n"); err != nil {
+			t.Error(err)
 		}
 	}
 }
