@@ -27,6 +27,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -72,7 +73,19 @@ func New(_ context.Context, cfg Config) (*Driver, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	adoptOrphans()
+	keepDescriptors()
 	return &Driver{dir: dir, cure: cmp.Or(cfg.Cure, "run lambdad as root on Linux"), log: log, fork: newForker()}, nil
+}
+
+// keepDescriptors keeps what this process was given by whoever started it from what
+// it starts; its own are never passed on.
+func keepDescriptors() {
+	entries, _ := os.ReadDir("/dev/fd")
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil && n > 2 {
+			syscall.CloseOnExec(n)
+		}
+	}
 }
 
 // Tier is "plain".

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +44,32 @@ func open(t testing.TB) *Driver {
 
 func TestSandbox(t *testing.T) {
 	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { return open(t) }, sandboxtest.Options{Parallel: 40})
+}
+
+// TestInherited holds that a process does not get the descriptors that the daemon was
+// started with.
+func TestInherited(t *testing.T) {
+	fd, err := syscall.Open("/etc/passwd", syscall.O_RDONLY, 0) // without close-on-exec, as inherited ones are
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	d := open(t)
+	b, err := d.Create(t.Context(), sandbox.Spec{ID: "a", Mounts: []sandbox.Mount{{Target: "/var/task", Sources: []string{sandboxtest.BuildProbe(t)}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Destroy(context.Background())
+	for n, want := range map[int]int{0: 0, fd: 1} { // that of standard input is there
+		p, err := b.Start(t.Context(), sandbox.Command{Party: "runtime", Path: b.Path("/var/task/probe"), Args: []string{"probe", "cat", fmt.Sprintf("/dev/fd/%d", n)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+		if got := p.Exit(); got.Code != want {
+			t.Errorf("reading descriptor %d: %v, want exit status %d", n, got, want)
+		}
+	}
 }
 
 func TestDaemonKilled(t *testing.T) {
