@@ -221,7 +221,13 @@ func TestRealLoad(t *testing.T) {
 	wall := time.Since(begin)
 	t.Logf("2,000 from 50 clients: %v in all, %.0f/s; %s", wall.Round(time.Millisecond), float64(len(took))/wall.Seconds(), summary(took))
 
-	time.Sleep(100 * time.Millisecond)
+	// The last of them freeze when they have the processor.
+	awake := func() bool {
+		return slices.ContainsFunc(n.Environments(), func(s environment.Status) bool { return s.State != environment.StateFrozen })
+	}
+	for end := time.Now().Add(20 * time.Second); awake() && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
 	list := n.Environments()
 	var memory int64
 	for _, s := range list {
