@@ -70,9 +70,21 @@ func (s *stage) as(env map[string]string, transport http.RoundTripper) (*lambda.
 // TestIdentity holds that what an environment is given opens what it may and
 // nothing else: from inside, from the host, in another environment and after its
 // end.
-func TestIdentity(t *testing.T) {
-	t.Parallel() // no bounds of time
-	s := newStage(t)
+func TestIdentity(t *testing.T) { everywhere(t, identify) }
+
+// everywhere runs a test without bounds of time in every tier.
+func everywhere(t *testing.T, f func(t *testing.T, s *stage)) {
+	t.Parallel()
+	for _, tier := range []string{"root", "rootless", "plain"} {
+		t.Run(tier, func(t *testing.T) {
+			t.Parallel()
+			f(t, newStageIn(t, tier))
+		})
+	}
+}
+
+// identify is TestIdentity in one tier.
+func identify(t *testing.T, s *stage) {
 	layer := s.Layer(t.Context(), "villain", "extensions/villain", harness.Program(t, "hostile"))
 	s.villain(t, "thief", 1769, nil)
 	s.villain(t, "owner", 512, func(in *lambda.CreateFunctionInput) { in.Layers = []string{layer} })
@@ -196,9 +208,10 @@ func TestIdentity(t *testing.T) {
 
 // TestGarbage holds that what is no HTTP, or two requests in one, harms nobody: the
 // answer is an error or none, and the next request is answered as ever.
-func TestGarbage(t *testing.T) {
-	t.Parallel() // no bounds of time
-	s := newStage(t)
+func TestGarbage(t *testing.T) { everywhere(t, garble) }
+
+// garble is TestGarbage in one tier.
+func garble(t *testing.T, s *stage) {
 	s.villain(t, "garbler", 1769, nil)
 	long := strings.Repeat("a", 300<<10)
 	for _, addr := range []string{runtimeAPI, endpoint} {

@@ -49,11 +49,12 @@ func child(args []string) {
 		fmt.Println()
 		time.Sleep(ms(1))
 	case "bomb":
-		// Ends by itself, so that a host that does not hold is not lost.
-		end := time.Now().Add(ms(1))
-		for time.Now().Before(end) {
-			c := exec.Command("/proc/self/exe", "bomb", strconv.FormatInt(time.Until(end).Milliseconds(), 10))
-			if c.Start() != nil {
+		// Ends by itself, so that a host that does not hold is not lost. When is the same
+		// for all of them: a time that began with each would never be over where their
+		// start takes long, and what comes later in the same sandbox would be starved.
+		at, _ := strconv.ParseInt(args[1], 10, 64)
+		for end := time.UnixMilli(at); time.Now().Before(end); {
+			if exec.Command("/proc/self/exe", "bomb", args[1]).Start() != nil {
 				time.Sleep(time.Millisecond)
 			}
 		}
@@ -62,13 +63,14 @@ func child(args []string) {
 
 // forkBomb makes processes that make processes, for a while.
 func forkBomb(r *report, o order) {
+	end := time.Now().Add(time.Duration(o.MS) * time.Millisecond)
 	for range o.N {
-		if err := exec.Command("/proc/self/exe", "bomb", strconv.Itoa(o.MS)).Start(); err != nil {
+		if err := exec.Command("/proc/self/exe", "bomb", strconv.FormatInt(end.UnixMilli(), 10)).Start(); err != nil {
 			r.Err = err.Error()
 			break
 		}
 	}
-	time.Sleep(time.Duration(o.MS) * time.Millisecond)
+	time.Sleep(time.Until(end))
 }
 
 // holdProcesses makes processes that do nothing, as many as it is given.

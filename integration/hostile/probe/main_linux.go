@@ -5,7 +5,8 @@
 //
 // An event is {"do": word, …}; the words are the cases of attack. The answer is a
 // report. As an extension, and with HOSTILE_INIT as a runtime before its first
-// event, it does words at once, and an extension prints its reports.
+// event, it does words at once, and an extension prints its reports; what
+// HOSTILE_SHUTDOWN says an extension does when it is told of the end.
 package main
 
 import (
@@ -17,8 +18,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -55,6 +58,9 @@ func main() {
 	}
 	if strings.HasPrefix(os.Args[0], "/opt/extensions/") || filepath.Base(os.Args[0]) == "villain" {
 		extension()
+	}
+	if os.Getenv("HOSTILE_SIGTERM") == "ignored" {
+		signal.Ignore(syscall.SIGTERM)
 	}
 	if word := os.Getenv("HOSTILE_INIT"); word != "" {
 		attack(order{Do: word, N: 200, MS: 3000})
@@ -155,8 +161,11 @@ func extension() {
 		if err != nil {
 			time.Sleep(time.Hour) // it does not end because it is told to
 		}
-		_, _ = io.Copy(io.Discard, resp.Body)
+		event, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
+		if word := os.Getenv("HOSTILE_SHUTDOWN"); word != "" && bytes.Contains(event, []byte(`"SHUTDOWN"`)) {
+			attack(order{Do: word, N: 200, MS: 20_000})
+		}
 	}
 }
 
@@ -224,8 +233,12 @@ func attack(o order) *report {
 			r.Env[k] = v
 		}
 	case "file":
+		name := o.Text
+		if rest, ok := strings.CutPrefix(name, "/tmp/"); ok {
+			name = filepath.Join(os.TempDir(), rest)
+		}
 		var err error
-		if r.Raw, err = os.ReadFile(o.Text); err != nil {
+		if r.Raw, err = os.ReadFile(name); err != nil {
 			r.Err = err.Error()
 		}
 	case "read":
@@ -246,6 +259,8 @@ func attack(o order) *report {
 		signals(r)
 	case "escape":
 		escape(r)
+	case "network":
+		network(r)
 	case "http":
 		exchange(r, o)
 	case "inotify", "aio", "signals queued", "message queues", "descriptors exhausted", "tcp memory", "connections held":
