@@ -12,8 +12,8 @@ import (
 
 // A Capacity is what this host can hold beyond what it does.
 type Capacity struct {
-	// More is how many environments could be started, of the size one is expected to
-	// have while nothing is known of it, when all idle ones make way.
+	// More is how many environments there would be room for, one after the other and of
+	// the average size of those that live, when all idle ones make way.
 	More  int
 	Idle  int    // those that would make way
 	Rooms []Room // what bounds it; memory first
@@ -28,11 +28,18 @@ type Room struct {
 	Name        string
 	Used, Limit int64 // Limit is for environments: what others need is taken off
 	Idle        int64 // of Used, what idle environments would give back
-	Start       int64 // what one more may need
+	Start       int64 // what one more may need until it is idle
+	Each        int64 // what one holds at rest
 }
 
-// left is how many more fit.
-func (r *Room) left() int64 { return max(0, r.Limit-r.Used+r.Idle) / r.Start }
+// more is how many more fit.
+func (r *Room) more() int64 {
+	left := r.Limit - r.Used + r.Idle
+	if left < r.Start {
+		return 0
+	}
+	return 1 + (left-r.Start)/r.Each
+}
 
 // Capacity says what there is room for.
 func (w *Local) Capacity() Capacity {
@@ -41,16 +48,20 @@ func (w *Local) Capacity() Capacity {
 	w.readRooms()
 	c := Capacity{Idle: w.idle.n}
 	if w.budget < math.MaxInt64 {
-		c.Rooms = append(c.Rooms, Room{Memory, w.held - w.freeing, w.budget, w.idleHeld, floorMemory})
+		each := int64(floorMemory)
+		if w.all.n > 0 {
+			each = max(w.held/int64(w.all.n), 1<<20)
+		}
+		c.Rooms = append(c.Rooms, Room{Memory, w.held - w.freeing, w.budget, w.idleHeld, floorMemory, each})
 	}
 	for _, r := range w.rooms {
 		if r.limit > 0 {
-			c.Rooms = append(c.Rooms, Room{r.name, r.used + w.launched*r.start, r.limit - r.spare(), int64(w.idle.n+w.states[ending]) * r.rest, r.start})
+			c.Rooms = append(c.Rooms, Room{r.name, r.used + w.launched*r.start, r.limit - r.spare(), int64(w.idle.n+w.states[ending]) * r.rest, r.start, r.rest})
 		}
 	}
 	more := int64(math.MaxInt32)
 	for i := range c.Rooms {
-		more = min(more, c.Rooms[i].left())
+		more = min(more, c.Rooms[i].more())
 	}
 	c.More = int(more)
 	return c

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -79,6 +80,12 @@ func (w *Local) readRooms() {
 // there is too little of. Called under mu.
 func (w *Local) fits(starts int64) (ok bool, lack *room) {
 	w.readRooms()
+	if over := func(r *room) bool { return r.over(starts+w.launched, int64(w.states[ending])) > 0 }; w.launched > int64(w.states[starting]) && slices.ContainsFunc(w.rooms, over) {
+		// Most of what was launched since the reading has what it needs by now.
+		w.roomsRead = time.Time{}
+		w.readRooms()
+		w.launched = int64(w.states[starting])
+	}
 	starts += w.launched
 	now := time.Now()
 	for _, r := range w.rooms {

@@ -180,10 +180,11 @@ func TestRoomCountsStarts(t *testing.T) {
 		for range 30 {
 			if ok, _ := h.fits(1); ok {
 				h.launched++
+				h.states[starting]++
 				admitted++
 			}
 		}
-		h.launched = 0
+		h.launched, h.states[starting] = 0, 0
 		h.Local.mu.Unlock()
 		if admitted != 10 {
 			t.Errorf("%d starts admitted where 10 fit", admitted)
