@@ -464,6 +464,19 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// TestKilledFrozen holds that who is only to die does not run once more before.
+func TestKilledFrozen(t *testing.T) {
+	live(t, map[string]fake.Program{bootstrap: takes(0, "")}, nil, func(l *life) {
+		l.invoke("r1")
+		<-l.idle
+		time.Sleep(time.Minute)
+		l.Shutdown(context.Background())
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start runtime", "cpu 0.07", "freeze", "frozen: signal runtime killed", "cpu 0.00", "thaw", "destroy"}) {
+			t.Errorf("trace %q", trace)
+		}
+	})
+}
+
 // TestShutdownBudgets has runtimes that ignore SIGTERM and extensions that do
 // not exit, and looks at when they die.
 func TestShutdownBudgets(t *testing.T) {

@@ -27,7 +27,21 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 	if g == nil || ctx.Err() != nil {
 		return
 	}
-	// A frozen process cannot act on a signal.
+	budget, share := g.budgets()
+	p := g.runtime
+	if p != nil && p.exited {
+		p = nil
+	}
+	// Who is only to die is killed before it is thawed, and before its limit goes: a fork
+	// bomb that runs once more, or without a limit, has the processor first.
+	kill := func() {
+		e.signal(p, syscall.SIGKILL)
+		e.setCPU(0)
+	}
+	if p != nil && budget == 0 {
+		kill()
+	}
+	// A frozen process cannot act on another signal.
 	if err := e.thaw(ctx); err != nil {
 		e.log.Error("cannot thaw an environment to shut it down; it is killed", "err", err)
 		return
@@ -39,32 +53,28 @@ func (e *Environment) halt(ctx context.Context, reason, spanName string) {
 
 	// Throttled as in an invocation a process cannot act on a signal in time; without
 	// any limit a hostile one would be felt by all.
-	budget, share := g.budgets()
 	if budget > 0 {
 		e.setCPU(max(1, e.share()))
 	}
-	lifted := false
-	if p := g.runtime; p != nil && !p.exited {
+	killed := false
+	if p != nil {
 		runtime := func(q *party) bool { return q == p }
 		if share > 0 {
 			e.signal(p, syscall.SIGTERM)
 			if !e.awaitExits(ctx, g, begun.Add(share), runtime) {
 				e.log.Debug("the runtime did not exit on SIGTERM in time", "limit", share)
 			}
+			if killed = !p.exited; killed {
+				kill()
+			}
 		}
-		if !p.exited {
-			// Killed before the limit goes: a fork bomb without it has the processor first.
-			e.signal(p, syscall.SIGKILL)
-			e.setCPU(0)
-			lifted = true
-			e.awaitExits(ctx, g, time.Now().Add(killWait), runtime)
-		}
+		e.awaitExits(ctx, g, time.Now().Add(killWait), runtime)
 	}
 
 	deadline := begun.Add(budget)
 	flushed := g.lastWords()
 	told := g.api.Shutdown(reason, deadline, func(name string) bool { return flushed[name] != nil })
-	if lifted && len(told) > 0 {
+	if killed && len(told) > 0 {
 		e.setCPU(max(1, e.share())) // the dead needed none, who is told may be hostile
 	}
 	var flushes sync.WaitGroup
