@@ -24,6 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/lambda/types"
 
+	"github.com/lambdad/lambdad/environment"
 	"github.com/lambdad/lambdad/integration/harness"
 	"github.com/lambdad/lambdad/sandbox"
 	"github.com/lambdad/lambdad/sandbox/sandboxtest"
@@ -144,6 +145,14 @@ func (s *stage) villain(t *testing.T, name string, memory int32, change func(*la
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// rest waits until an environment of a function is in a state.
+func (s *stage) rest(name, state string) {
+	s.t.Helper()
+	s.WaitEnvironments(30*time.Second, func(list []harness.State) bool {
+		return slices.ContainsFunc(list, func(e harness.State) bool { return e.Function == name && e.State == state })
+	})
 }
 
 // remove deletes a function.
@@ -476,6 +485,7 @@ func (s *stage) held(t *testing.T, c exhaustion) {
 		t.Errorf("the function after its attack: %v", err)
 	}
 	if c.on == "forker" {
+		s.rest(c.on, environment.StateFrozen) // which takes its time with so many
 		s.remove(t, c.on)
 		gone(t, "bomb")
 	}
@@ -660,15 +670,9 @@ func TestSurviving(t *testing.T) {
 
 // survive is TestSurviving in one tier, of which kept says what it promises.
 func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool) {
-	rests := "frozen"
+	rests := environment.StateFrozen
 	if !kept(freezing) {
-		rests = "idle"
-	}
-	rest := func(s *stage, name string) {
-		t.Helper()
-		s.WaitEnvironments(30*time.Second, func(list []harness.State) bool {
-			return slices.ContainsFunc(list, func(e harness.State) bool { return e.Function == name && e.State == rests })
-		})
+		rests = environment.StateIdle
 	}
 	within := func(t *testing.T, mark string) {
 		t.Helper()
@@ -691,7 +695,7 @@ func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool
 	t.Run(rests+", then deleted", func(t *testing.T) {
 		s.villain(t, "sleeper", 512, nil)
 		s.must(t, "sleeper", order{Do: "linger", N: 20, Text: markOf(1), MS: 100})
-		rest(s, "sleeper")
+		s.rest("sleeper", rests)
 		if n := len(marked(t, markOf(1), 20)); n < 20 {
 			t.Fatalf("only %d processes linger", n)
 		}
@@ -728,7 +732,7 @@ func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool
 		other := newStageIn(t, tier)
 		other.villain(t, "orphan", 512, nil)
 		other.must(t, "orphan", order{Do: "linger", N: 20, Text: markOf(3), MS: 100})
-		rest(other, "orphan")
+		other.rest("orphan", rests)
 		other.Kill()
 		if took := goneIn(t, markOf(3)); took > time.Second && kept(cpuLimit) {
 			t.Errorf("processes survived the server by %v", took)
