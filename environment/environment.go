@@ -154,6 +154,8 @@ type Environment struct {
 	work     chan *invocation
 	stopping chan struct{}
 	stopOnce sync.Once
+	going    context.Context // ends when stopping is closed, too
+	stop     context.CancelFunc
 	done     chan struct{}
 
 	mu          sync.Mutex
@@ -232,6 +234,7 @@ func Start(cfg Config) *Environment {
 	e.sampler.box, _ = cfg.Sandbox.(sandbox.Sampler)
 	e.sampler.crowd = cfg.Crowd
 	e.ctx, e.kill = context.WithCancel(context.Background())
+	e.going, e.stop = context.WithCancel(e.ctx)
 	go func() {
 		err := e.run(e.ctx)
 		e.end(err)
@@ -298,7 +301,10 @@ func (e *Environment) format() telemetry.Format {
 // shutdown sequence runs and the sandbox is destroyed. It returns when that is
 // done. When ctx ends first the environment is killed.
 func (e *Environment) Shutdown(ctx context.Context) {
-	e.stopOnce.Do(func() { close(e.stopping) })
+	e.stopOnce.Do(func() {
+		close(e.stopping)
+		e.stop()
+	})
 	select {
 	case <-e.done:
 	case <-ctx.Done():
@@ -410,7 +416,7 @@ func (e *Environment) idle(ctx context.Context, invoke func(*invocation) error) 
 		case <-freeze:
 			if e.freezing.due() {
 				freeze = nil
-				e.freeze(ctx)
+				e.freeze()
 			}
 		case <-e.stopping:
 			select {
@@ -427,17 +433,17 @@ func (e *Environment) idle(ctx context.Context, invoke func(*invocation) error) 
 }
 
 // freeze stops all processes until thaw. What cannot be frozen stays awake.
-func (e *Environment) freeze(ctx context.Context) {
+func (e *Environment) freeze() {
 	begun := time.Now()
 	e.gen.subs.Pause()
-	if err := e.freezer.Freeze(ctx); err != nil {
+	if err := e.freezer.Freeze(e.going); err != nil && e.going.Err() == nil {
 		e.gen.resume()
 		e.gen.hold()
-		if ctx.Err() == nil {
-			e.log.Warn("cannot freeze the environment; its processes run on while it idles", "err", err)
-		}
+		e.log.Warn("cannot freeze the environment; its processes run on while it idles", "err", err)
 		return
 	}
+	// A thousand processes take their time to stand still. Cut short, because the
+	// environment is to end, it is thawed as if they did.
 	e.frozenAt = time.Now()
 	e.enter(StateFrozen)
 	e.cfg.Stream.EmitSpan(telemetry.SpanFreeze, "", "", begun)

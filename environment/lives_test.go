@@ -477,6 +477,24 @@ func TestKilledFrozen(t *testing.T) {
 	})
 }
 
+// TestFreezeCutShort holds that an environment that is to end does not wait for its
+// processes to stand still.
+func TestFreezeCutShort(t *testing.T) {
+	live(t, map[string]fake.Program{bootstrap: takes(0, "")}, func(_ *environment.Config, d *fake.Driver) { d.FreezeTakes = time.Minute }, func(l *life) {
+		l.invoke("r1")
+		<-l.idle
+		time.Sleep(2 * time.Second)
+		begun := time.Now()
+		l.Shutdown(context.Background())
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("the end took %v", took)
+		}
+		if trace := l.box.Trace(); !slices.Equal(trace, []string{"cpu 1.00", "start runtime", "cpu 0.07", "freeze", "frozen: signal runtime killed", "cpu 0.00", "thaw", "destroy"}) {
+			t.Errorf("trace %q", trace)
+		}
+	})
+}
+
 // TestShutdownBudgets has runtimes that ignore SIGTERM and extensions that do
 // not exit, and looks at when they die.
 func TestShutdownBudgets(t *testing.T) {

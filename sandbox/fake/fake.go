@@ -50,6 +50,8 @@ type Driver struct {
 	Exec Program
 	// Usage replaces what Sandbox.Usage reports; it gets the count of OOM kills.
 	Usage func(oom int) sandbox.Usage
+	// FreezeTakes is how long it is until all processes stand still.
+	FreezeTakes time.Duration
 
 	mu       sync.Mutex
 	live     map[string]*Sandbox
@@ -376,17 +378,25 @@ func (s *Sandbox) Usage() (sandbox.Usage, error) {
 }
 
 // Freeze implements sandbox.Freezer.
-func (s *Sandbox) Freeze(context.Context) error {
+func (s *Sandbox) Freeze(ctx context.Context) error {
 	if err := s.check("freeze"); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.note("freeze")
 	if !s.frozen {
 		s.frozen, s.thawed = true, make(chan struct{})
 	}
-	return nil
+	s.mu.Unlock()
+	if s.driver.FreezeTakes == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(s.driver.FreezeTakes):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Thaw implements sandbox.Freezer.
