@@ -455,7 +455,7 @@ func (s *stage) villains(t *testing.T) []exhaustion {
 	s.villain(t, "greedy", 512, nil)
 	s.villain(t, "small", 128, nil)
 	s.villain(t, "large", 1769, nil)
-	s.villain(t, "forker", 1769, nil)
+	s.villain(t, "forker", 512, nil)
 	s.villain(t, "filler", 512, nil)
 	s.villain(t, "talker", 512, func(in *lambda.CreateFunctionInput) {
 		in.Layers = []string{layer}
