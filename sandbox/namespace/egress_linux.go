@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -51,10 +52,24 @@ type egress struct {
 	links map[string]bool // those in use
 	clean []netip.Addr    // addresses nobody has and of which no connection is left
 	dirty []netip.Addr    // addresses given back
+	left  []leaving       // links whose sandbox is gone
 
-	removing sync.WaitGroup
-	keeping  sync.WaitGroup
+	leaves  chan struct{} // somebody leaves
+	keeping sync.WaitGroup
 }
+
+// A leaving plug goes with its network namespace: the kernel removes the links of many
+// at a time, and holds up who makes others once for all of them. What is still there
+// after linkLimit, because a connection outlives its process, is removed.
+type leaving struct {
+	p     *plug
+	since time.Time
+}
+
+const (
+	linkLimit = time.Second
+	linkLook  = 50 * time.Millisecond
+)
 
 // Each driver has a block of addresses, large enough that one comes round again
 // late.
@@ -79,7 +94,7 @@ func idHash(id string) string {
 
 // openEgress installs the firewall and then lets the host forward.
 func openEgress(id string, mode sandbox.Egress, res resolving, log *slog.Logger) (_ *egress, err error) {
-	e := &egress{mode: mode, log: log, res: res, free: make(chan struct{}), links: map[string]bool{},
+	e := &egress{mode: mode, log: log, res: res, free: make(chan struct{}), leaves: make(chan struct{}, 1), links: map[string]bool{},
 		next: int(time.Now().UnixMilli() % (36 * 36 * 36 * 36 * 36))}
 	if e.host, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
@@ -125,6 +140,7 @@ func openEgress(id string, mode sandbox.Egress, res resolving, log *slog.Logger)
 		return nil, errors.Join(err, removeTable(e.wall.table))
 	}
 	e.keeping.Go(e.keep)
+	e.keeping.Go(e.watch)
 	return e, nil
 }
 
@@ -358,6 +374,41 @@ func (e *egress) keep() {
 	}
 }
 
+// watch gives back what plugs had that left, until close and until all are gone.
+func (e *egress) watch() {
+	for open := true; open; {
+		select {
+		case <-e.leaves:
+		case <-e.free:
+			open = false
+		}
+		for e.gone() > 0 {
+			time.Sleep(linkLook)
+		}
+	}
+}
+
+// gone forgets the links that left and are gone, and returns how many are not yet.
+func (e *egress) gone() int {
+	e.mu.Lock()
+	list := e.left
+	e.left = nil
+	e.mu.Unlock()
+	list = slices.DeleteFunc(list, func(l leaving) bool {
+		if l.p.there() && time.Since(l.since) < linkLimit {
+			return false
+		}
+		if err := l.p.remove(); err != nil {
+			e.log.Warn("a sandbox's link is left", "error", err)
+		}
+		return true
+	})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.left = append(list, e.left...)
+	return len(e.left)
+}
+
 // forwarding reads the switch of an interface, or of the machine ("all").
 func forwarding(name string) (bool, error) {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/forwarding")
@@ -475,11 +526,10 @@ func (e *egress) live(name string) bool {
 	return e.links[name]
 }
 
-// close waits for the links to be gone, undoes the switches and removes the table.
+// close waits for the links that left to be gone, undoes the switches and removes the table.
 func (e *egress) close(id string) error {
 	close(e.free)
 	e.keeping.Wait()
-	e.removing.Wait()
 	err := errors.Join(sweepLinks(id, func(string) bool { return false }), removeTable(e.wall.table))
 	e.host.Close()
 	return err
@@ -745,8 +795,10 @@ func (p *plug) remove() error {
 	var err error
 	if p.link != nil {
 		name := p.link.Attrs().Name
-		if e := p.e.host.LinkDel(p.link); e != nil && !vanished(e) {
-			err = fmt.Errorf("remove link %s: %w", name, e)
+		if p.there() {
+			if e := p.e.host.LinkDel(p.link); e != nil && !vanished(e) {
+				err = fmt.Errorf("remove link %s: %w", name, e)
+			}
 		}
 		p.e.forget(name)
 		p.link = nil
@@ -758,18 +810,38 @@ func (p *plug) remove() error {
 	return err
 }
 
-// release is remove for a sandbox without processes: nobody has to wait for the
-// kernel.
+// release is remove for a sandbox without processes whose network namespace is given
+// up: nobody has to wait for the kernel.
 func (p *plug) release() {
 	if p.relay != nil {
 		p.relay.close()
 		p.relay = nil
 	}
-	p.e.removing.Go(func() {
-		if err := p.remove(); err != nil {
-			p.e.log.Warn("a sandbox's link is left", "error", err)
-		}
-	})
+	p.e.mu.Lock()
+	p.e.left = append(p.e.left, leaving{p, time.Now()})
+	p.e.mu.Unlock()
+	select {
+	case p.e.leaves <- struct{}{}:
+	default:
+	}
+}
+
+// there says whether the link exists. It asks by number: for a name that is not there,
+// the kernel would look for a module.
+func (p *plug) there() bool {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(s)
+	var req struct { // struct ifreq
+		name  [16]byte
+		index int32
+		_     [20]byte
+	}
+	req.index = int32(p.link.Attrs().Index)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(s), unix.SIOCGIFNAME, uintptr(unsafe.Pointer(&req)))
+	return errno == 0 && unix.ByteSliceToString(req.name[:]) == p.link.Attrs().Name
 }
 
 // probeLimit is how long the test packet may take.
