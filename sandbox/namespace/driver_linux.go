@@ -148,6 +148,11 @@ func New(ctx context.Context, cfg Config) (_ *Driver, err error) {
 		d.log.Warn("/tmp of functions counts as their memory", "why", d.tmpErr)
 	}
 	s, err := d.newShell(ctx, 1)
+	if err == nil {
+		if err = s.settled(); err != nil {
+			err = errors.Join(err, s.destroy(ctx))
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("a trial sandbox could not be made: %w%s", err, cure(err))
 	}
@@ -402,6 +407,7 @@ func (d *Driver) Promises() []sandbox.Promise { return d.promises }
 
 // Create builds a sandbox: a shell from the pool, or a new one, and the Spec.
 func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	tmp := d.tmp.begin(ctx, spec.TmpBytes)
 	var s *shell
 	select {
 	case s = <-d.pool:
@@ -410,10 +416,14 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		d.follow.took(time.Now(), 0, true)
 		var err error
 		if s, err = d.newShell(ctx, 1); err != nil {
+			if d.tmp != nil {
+				i, _ := tmp()
+				d.tmp.give(i)
+			}
 			return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 		}
 	}
-	b, err := newBox(ctx, s, spec)
+	b, err := newBox(s, spec, tmp)
 	d.wantMore()
 	if err != nil {
 		err = errors.Join(err, s.destroy(context.WithoutCancel(ctx)))

@@ -327,13 +327,17 @@ func (l *link) read() {
 }
 
 // run has init run a program and returns the result of its last call.
-func (l *link) run(p *program) (int64, error) {
+func (l *link) run(p *program) (int64, error) { return l.start(p)() }
+
+// start has init run a program; the function it returns waits for the result.
+func (l *link) start(p *program) func() (int64, error) {
 	p.kind = kindRun
 	c := make(chan answer, 1)
+	failed := func(err error) func() (int64, error) { return func() (int64, error) { return 0, err } }
 	l.mu.Lock()
 	if l.gone {
 		l.mu.Unlock()
-		return 0, errInitGone
+		return failed(errInitGone)
 	}
 	l.next++
 	id := l.next
@@ -346,13 +350,15 @@ func (l *link) run(p *program) (int64, error) {
 		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrClosed) {
 			err = errInitGone
 		}
-		return 0, err
+		return failed(err)
 	}
-	a, ok := <-c
-	if !ok {
-		return 0, errInitGone
+	return func() (int64, error) {
+		a, ok := <-c
+		if !ok {
+			return 0, errInitGone
+		}
+		return p.result(a)
 	}
-	return p.result(a)
 }
 
 // close ends the conversation, and with it an init that still lives.

@@ -41,9 +41,9 @@ type box struct {
 	copying sync.WaitGroup // goroutines that copy output
 }
 
-// newBox puts a Spec into a shell. On failure the shell is the caller's to
-// destroy.
-func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error) {
+// newBox puts a Spec into a shell, with the /tmp that tmp waits for. On failure the
+// shell is the caller's to destroy.
+func newBox(s *shell, spec sandbox.Spec, tmp func() (*tmpImage, error)) (_ *box, err error) {
 	if spec.MaxProcesses <= 0 {
 		spec.MaxProcesses = 1024
 	}
@@ -51,13 +51,13 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 		spec.MaxFiles = 1024
 	}
 	b := &box{shell: s, spec: spec, parties: map[string]*party{}}
-	if err := s.limitEgress(spec.Egress); err != nil {
-		return nil, err
-	}
 	p := &program{}
 	var fds []int
 	defer func() {
 		closeAll(fds)
+		if err != nil && s.d.tmp != nil {
+			b.tmp, _ = tmp()
+		}
 		if b.tmp != nil {
 			b.tmp.detach()
 		}
@@ -66,6 +66,9 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 			s.d.tmp.give(b.tmp)
 		}
 	}()
+	if err := s.limitEgress(spec.Egress); err != nil {
+		return nil, err
+	}
 	none := p.str("")
 	prefix := "" // of everything that lies in a root of its own
 	moveTo := func(fd int, target string) {
@@ -105,7 +108,7 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 		fds = append(fds, fd)
 	}
 	if s.d.tmp != nil {
-		if b.tmp, err = s.d.tmp.take(ctx, spec.TmpBytes); err != nil {
+		if b.tmp, err = tmp(); err != nil {
 			return nil, fmt.Errorf("mount /tmp: %w", err)
 		}
 		move(b.tmp.mount, "/tmp")
@@ -127,11 +130,15 @@ func newBox(ctx context.Context, s *shell, spec sandbox.Spec) (_ *box, err error
 	if prefix != "" {
 		p.enterRoot(prefix)
 	}
-	if _, err := s.link.run(p); err != nil {
-		return nil, err
-	}
+	run := s.link.start(p)
 	// Of our own: the init and the children that wait.
 	if err := s.group.limit(spec.MemoryBytes, spec.MaxProcesses, 1+len(s.ready)); err != nil {
+		return nil, err
+	}
+	if err := s.settled(); err != nil {
+		return nil, err
+	}
+	if _, err := run(); err != nil {
 		return nil, err
 	}
 	b.meter.start(s.group)
@@ -343,6 +350,10 @@ func (b *box) Start(ctx context.Context, cmd sandbox.Command) (sandbox.Process, 
 	}
 	w, err := b.waiter(cmd.Party)
 	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	if err := w.there(); err != nil {
+		w.conn.Close()
 		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	proc := &process{box: b, inside: w.pid, child: w.child, party: w.party, drained: make(chan struct{})}

@@ -52,6 +52,7 @@ type waiting struct {
 	conn  *conn
 	party *party
 	child *child
+	join  *program // how it gets there; nil: it is there
 }
 
 // newShell makes a shell with this many waiting children.
@@ -63,27 +64,48 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 			err = errors.Join(err, s.destroy(context.WithoutCancel(ctx)))
 		}
 	}()
-	if s.netns, err = d.traveller.newNetwork(); err != nil {
-		return nil, err
-	}
-	if d.egress != nil {
-		if s.plug, err = d.egress.plug(d.traveller, s.netns, d.egress.mode); err != nil {
-			return nil, err
+	// The network is made beside the rest, which needs it late, and its way out not
+	// at all.
+	netns, connected := make(chan error, 1), make(chan error, 1)
+	go func() {
+		var err error
+		s.netns, err = d.traveller.newNetwork()
+		netns <- err
+		if err == nil && d.egress != nil {
+			s.plug, err = d.egress.plug(d.traveller, s.netns, d.egress.mode)
+			connected <- err
 		}
-	}
+		close(connected)
+	}()
+	err = s.populate(ctx, children, netns)
+	return s, errors.Join(err, <-connected)
+}
+
+// populate makes the groups, the init and the children that wait; the init is cloned
+// into the network namespace when there is one.
+func (s *shell) populate(ctx context.Context, children int, netns <-chan error) (err error) {
+	d := s.d
 	if s.group, err = d.cgroups.newGroup(s.name); err != nil {
-		return nil, err
+		return err
+	}
+	parties := make([]*party, children)
+	for i := range parties {
+		if parties[i], err = s.found(""); err != nil {
+			return err
+		}
 	}
 	conn, theirs, err := socketpair()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.pid, err = d.spawner.clone(s.user, s.netns, s.group.initDir, theirs)
+	if err = <-netns; err == nil {
+		s.pid, err = d.spawner.clone(s.user, s.netns, s.group.initDir, theirs)
+	}
 	unix.Close(theirs)
 	s.group.closeInit()
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("clone the init of a sandbox: %w", err)
+		return fmt.Errorf("clone the init of a sandbox: %w", err)
 	}
 	s.init = strconv.Itoa(s.pid)
 	// Among a thousand busy processes of its sandbox, the init must be heard. Without
@@ -93,13 +115,36 @@ func (d *Driver) newShell(ctx context.Context, children int) (_ *shell, err erro
 	uids, gids := d.ids.maps(s.user)
 	for file, m := range map[string]string{"uid_map": uids, "gid_map": gids} {
 		if err := writeFile("/proc/"+strconv.Itoa(s.pid)+"/"+file, m); err != nil {
-			return nil, fmt.Errorf("write %q to the %s of the init: %w", m, file, err)
+			return fmt.Errorf("write %q to the %s of the init: %w", m, file, err)
 		}
 	}
-	if err := s.furnish(); err != nil {
-		return nil, fmt.Errorf("furnish a sandbox: %w", err)
+	furnished, err := s.furnish()
+	if err != nil {
+		return fmt.Errorf("furnish a sandbox: %w", err)
 	}
-	return s, s.wait(ctx, children)
+	// The init does one after the other, so the children are asked for meanwhile.
+	for _, party := range parties {
+		w, err := s.forkInto(party)
+		if err != nil {
+			_, first := furnished()
+			return errors.Join(first, err)
+		}
+		s.ready = append(s.ready, w)
+	}
+	if _, err := furnished(); err != nil {
+		return fmt.Errorf("furnish a sandbox: %w", err)
+	}
+	return nil
+}
+
+// settled waits until the children stand where they wait.
+func (s *shell) settled() error {
+	for _, w := range s.ready {
+		if err := w.there(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wait makes the number of waiting children that of a shell nobody has yet.
@@ -138,12 +183,13 @@ func (s *shell) limitEgress(want sandbox.Egress) error {
 	return plug.remove()
 }
 
-// furnish runs the part of the set-up that is the same for every sandbox.
-func (s *shell) furnish() error {
+// furnish begins the part of the set-up that is the same for every sandbox; the
+// function it returns waits for its end.
+func (s *shell) furnish() (func() (int64, error), error) {
 	p := &program{}
 	groups, err := p.joinGroups(s.group.joins)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer closeAll(groups)
 	none := p.str("")
@@ -165,8 +211,7 @@ func (s *shell) furnish() error {
 		p.try("mask "+name, unix.SYS_MOUNT, null, p.str("/proc/"+name), none, unix.MS_BIND, 0)
 	}
 	p.drop()
-	_, err = s.link.run(p)
-	return err
+	return s.link.start(p), nil
 }
 
 // drop appends the giving up of what no program inside may regain. The init
@@ -205,17 +250,25 @@ func closeAll(fds []int) {
 	}
 }
 
-// fork has the init make a child that waits in the groups of a new party.
-func (s *shell) fork(name string) (*waiting, error) {
+// found makes the groups of a new party.
+func (s *shell) found(name string) (*party, error) {
 	s.mu.Lock()
 	n := s.parties
 	s.parties++
 	s.mu.Unlock()
 	party, err := s.group.newParty(n)
+	if err == nil {
+		party.name = name
+	}
+	return party, err
+}
+
+// fork has the init make a child for the groups of a new party.
+func (s *shell) fork(name string) (*waiting, error) {
+	party, err := s.found(name)
 	if err != nil {
 		return nil, err
 	}
-	party.name = name
 	w, err := s.forkInto(party)
 	if err != nil {
 		party.close()
@@ -228,7 +281,7 @@ func (s *shell) fork(name string) (*waiting, error) {
 // it starts it.
 const noCrashHelper = 1
 
-// forkInto has the init make a child that waits in the groups of a party.
+// forkInto has the init make a child that goes into the groups of a party and waits.
 func (s *shell) forkInto(party *party) (_ *waiting, err error) {
 	defer func() {
 		if err != nil {
@@ -279,17 +332,26 @@ func (s *shell) forkInto(party *party) (_ *waiting, err error) {
 		conn.Close()
 		return nil, err
 	}
-	w := &waiting{pid: int(pid), conn: conn, party: party, child: s.child(int(pid))}
+	w := &waiting{pid: int(pid), conn: conn, party: party, child: s.child(int(pid)), join: join}
 	s.own(w)
-	a, err := receive(conn)
+	return w, nil
+}
+
+// there waits until the child stands in its groups, under the filter. Before that it is
+// given nothing to run.
+func (w *waiting) there() error {
+	if w.join == nil {
+		return nil
+	}
+	a, err := receive(w.conn)
 	if err == nil {
-		_, err = join.result(a)
+		_, err = w.join.result(a)
 	}
 	if err != nil {
-		conn.Close()
-		return nil, err
+		return fmt.Errorf("make a process in the sandbox: %w", err)
 	}
-	return w, nil
+	w.join = nil
+	return nil
 }
 
 // child is the record of a pid, which its end may have made before its start was

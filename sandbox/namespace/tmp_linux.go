@@ -201,20 +201,34 @@ func findMkfs() (string, error) {
 	return filepath.Abs(path)
 }
 
-// take returns a file system on which size bytes of content can be written: one
-// made ahead or a new one.
-func (t *tmpImages) take(ctx context.Context, size int64) (*tmpImage, error) {
+// begin takes a file system on which size bytes of content can be written: one made
+// ahead or a new one, which the function it returns waits for. That must be called, and
+// gives the same again when it is called again.
+func (t *tmpImages) begin(ctx context.Context, size int64) func() (*tmpImage, error) {
+	if t == nil {
+		return nil
+	}
 	if size <= 0 {
 		size = tmpDefault
 	}
 	if size == tmpDefault {
 		select {
 		case i := <-t.ahead:
-			return i, nil
+			return func() (*tmpImage, error) { return i, nil }
 		default:
 		}
 	}
-	return t.make(ctx, size)
+	var i *tmpImage
+	var err error
+	made := make(chan struct{})
+	go func() {
+		defer close(made)
+		i, err = t.make(ctx, size)
+	}()
+	return func() (*tmpImage, error) {
+		<-made
+		return i, err
+	}
 }
 
 // wants says whether one more should be made ahead.

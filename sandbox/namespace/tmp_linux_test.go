@@ -333,7 +333,7 @@ func TestTmpAhead(t *testing.T) {
 	}
 	seen := map[int]bool{}
 	for range 3 {
-		m, err := i.take(t.Context(), 0)
+		m, err := i.begin(t.Context(), 0)()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -487,7 +487,7 @@ func TestTmpAgain(t *testing.T) {
 				i.end()
 				return
 			}
-			next, err := images.take(t.Context(), tmpDefault)
+			next, err := images.begin(t.Context(), tmpDefault)()
 			if err != nil {
 				t.Fatal(err)
 			}
