@@ -10,3 +10,5 @@ import (
 func processorOf(int) (time.Duration, error) { return 0, errors.ErrUnsupported }
 
 func idle() float64 { return 1 }
+
+func bareSandbox(string) error { return errors.ErrUnsupported }
