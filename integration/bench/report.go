@@ -21,6 +21,7 @@ type report struct {
 	verdicts map[string]verdict
 	warnings []string
 	idle     []float64 // shares of the processor that were to be had between turns
+	pace     map[pace]float64
 }
 
 // A section is what one part of the benchmark says.
@@ -53,60 +54,91 @@ func (s *section) table(head []string, rows [][]string) {
 }
 
 // A promise is a row of the table of targets.
-type promise struct{ key, what, target string }
+type promise struct {
+	key, what, target string
+	by                pace
+}
+
+// A pace is a floor that says how fast a machine is: targets in absolute terms were set
+// beside one of this value.
+type pace string
+
+const (
+	byTime pace = "µs for the two-hop net/http floor, one caller"
+	byRate pace = "/s for the two-hop net/http floor, 4 callers"
+)
+
+// paces are the floors of the machine on which the targets were set.
+var paces = map[pace]float64{byTime: 240, byRate: 6900}
 
 // promises are what lambdad is to keep, in the order they are shown.
 var promises = []promise{
-	{"warm", "Warm invocation, Go, no extensions", "≤ 1.25 × the two-hop net/http floor"},
-	{"rie", "The same, against AWS's emulator", "< 1 × the emulator"},
-	{"answer", "Each further extension, on the caller's answer", "≤ 30 µs"},
-	{"end", "Each further extension, on the end of the invoke phase", "≤ 60 µs"},
-	{"go", "Throughput, 4 environments, Go", "≥ 7,000/s"},
-	{"python", "Throughput, 4 environments, Python", "≥ 5,500/s"},
-	{"node", "Throughput, 4 environments, Node.js", "≥ 3,000/s"},
-	{"frozen", "Freezing, on the warm median", "≤ 60 µs with cgroup v2, ≤ 220 µs with v1"},
-	{"close", "Freezing, where requests follow each other closely", "none"},
-	{"pool", "Cold start, the platform's part, from the pool", "≤ 1.5 ms"},
-	{"demand", "Cold start, the platform's part, built on demand", "≤ 3 ms"},
-	{"shut", "Sandboxes, no outbound network, /tmp never written", "≥ 400/s"},
-	{"open", "Sandboxes, everything on", "≥ 200/s"},
-	{"memory", "A frozen environment, the daemon's own memory", "≤ 200 KiB"},
-	{"lines", "Log lines through one environment to one subscriber", "≥ 100,000/s, none lost"},
-	{"get", "GetFunction", "≤ 1 ms"},
-	{"create", "CreateFunction, 10 MB zip", "bounded by unzip"},
+	{"warm", "Warm invocation, Go, no extensions", "≤ 1.25 × the two-hop net/http floor", ""},
+	{"rie", "The same, against AWS's emulator", "< 1 × the emulator", ""},
+	{"answer", "Each further extension, on the caller's answer", "≤ 30 µs", byTime},
+	{"end", "Each further extension, on the end of the invoke phase", "≤ 60 µs", byTime},
+	{"go", "Throughput, 4 environments, Go", "≥ 7,000/s", byRate},
+	{"python", "Throughput, 4 environments, Python", "≥ 5,500/s", byRate},
+	{"node", "Throughput, 4 environments, Node.js", "≥ 3,000/s", byRate},
+	{"frozen", "Freezing, on the warm median", "≤ 60 µs with cgroup v2, ≤ 220 µs with v1", byTime},
+	{"close", "Freezing, where requests follow each other closely", "none", ""},
+	{"pool", "Cold start, the platform's part, from the pool", "≤ 1.5 ms", byTime},
+	{"demand", "Cold start, the platform's part, built on demand", "≤ 3 ms", byTime},
+	{"shut", "Sandboxes, no outbound network, /tmp never written", "≥ 400/s", byRate},
+	{"open", "Sandboxes, everything on", "≥ 200/s", byRate},
+	{"memory", "A frozen environment, the daemon's own memory", "≤ 200 KiB", ""},
+	{"lines", "Log lines through one environment to one subscriber", "≥ 100,000/s, none lost", ""},
+	{"get", "GetFunction", "≤ 1 ms", ""},
+	{"create", "CreateFunction, 10 MB zip", "bounded by unzip", ""},
 }
 
 // A verdict is what was measured of a promise.
 type verdict struct {
 	value string
 	held  string
+	judge func(scale float64) (bound, held string) // nil: has no bound that could be scaled
 }
 
 // judge says whether a measured value keeps a promise: at most bound or, with least,
 // at least. Where the bound lies within the confidence interval, it says so.
 func (r *report) judge(key, format string, e estimate, bound float64, least bool) {
-	keeps := e.value <= bound
-	if least {
-		keeps = e.value >= bound
+	judge := func(scale float64) (_, held string) {
+		bound := bound * scale
+		keeps := e.value <= bound
+		if least {
+			keeps = e.value >= bound
+		}
+		held = "not held"
+		if keeps {
+			held = "held"
+		}
+		if e.low < bound && bound < e.high {
+			held += ", within the noise"
+		}
+		return fmt.Sprintf(strings.ReplaceAll(format, "+", ""), bound), held
 	}
-	held := "not held"
-	if keeps {
-		held = "held"
-	}
-	if e.low < bound && bound < e.high {
-		held += ", within the noise"
-	}
-	r.verdict(key, e.format(format), held)
+	_, held := judge(1)
+	r.put(key, verdict{e.format(format), held, judge})
 }
 
-func (r *report) verdict(key, value, held string) {
+func (r *report) verdict(key, value, held string) { r.put(key, verdict{value, held, nil}) }
+
+func (r *report) put(key string, v verdict) {
 	if !slices.ContainsFunc(promises, func(p promise) bool { return p.key == key }) {
 		panic("no promise " + key)
 	}
 	if r.verdicts == nil {
 		r.verdicts = map[string]verdict{}
 	}
-	r.verdicts[key] = verdict{value, held}
+	r.verdicts[key] = v
+}
+
+// paced notes how fast this machine is.
+func (r *report) paced(by pace, value float64) {
+	if r.pace == nil {
+		r.pace = map[pace]float64{}
+	}
+	r.pace[by] = value
 }
 
 // begin notes where all this is measured.
@@ -223,10 +255,23 @@ func (r *report) text() string {
 		var rows [][]string
 		for _, p := range promises {
 			if v, ok := r.verdicts[p.key]; ok {
-				rows = append(rows, []string{p.what, p.target, v.value, v.held})
+				row := []string{p.what, p.target, v.value, v.held, "", ""}
+				if here := r.pace[p.by]; here > 0 && v.judge != nil {
+					row[4], row[5] = v.judge(here / paces[p.by])
+				}
+				rows = append(rows, row)
 			}
 		}
-		s.table([]string{"", "target", "measured", ""}, rows)
+		if len(r.pace) > 0 {
+			var said []string
+			for _, by := range []pace{byTime, byRate} {
+				if here := r.pace[by]; here > 0 {
+					said = append(said, fmt.Sprintf("%.0f %s (here %.0f)", paces[by], by, here))
+				}
+			}
+			s.note("The targets were set on a machine that gave %s. *In proportion* has them multiplied by what the floors of this run say of this machine.", strings.Join(said, " and "))
+		}
+		s.table([]string{"", "target", "measured", "", "in proportion", ""}, rows)
 		b.WriteString("\n### Targets\n" + s.body.String())
 	}
 	for _, s := range r.sections {

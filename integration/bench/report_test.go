@@ -96,6 +96,8 @@ func TestReport(t *testing.T) {
 	r.judge("warm", "%.2f", list[1].ratio(list[0], 0.5), 1.25, false)
 	r.judge("go", "%.0f/s", estimate{5000, 4000, 8000}, 7000, true)
 	r.judge("demand", "%.1f ms", estimate{2, 1, 2.5}, 3, false)
+	r.judge("frozen", "%+.0f µs", estimate{100, 90, 110}, 60, false)
+	r.paced(byTime, 480)
 	s.charts = append(s.charts, chart{title: "c", bars: bars(list)})
 	r.warned("time=1 level=WARN msg=\"weaker\"\ntime=2 level=WARN msg=\"weaker\"\npanic\n")
 	got := r.text()
@@ -108,7 +110,10 @@ func TestReport(t *testing.T) {
 		"\nThe server warned:\n- `msg=\"weaker\"`\n- `panic`\n",
 		"| Warm invocation, Go, no extensions | ≤ 1.25 × the two-hop net/http floor | 1.20 (1.20–1.20) | held |",
 		"| Throughput, 4 environments, Go | ≥ 7,000/s | 5000/s (4000/s–8000/s) | not held, within the noise |",
-		"| Cold start, the platform's part, built on demand | ≤ 3 ms | 2.0 ms (1.0 ms–2.5 ms) | held |",
+		"| Cold start, the platform's part, built on demand | ≤ 3 ms | 2.0 ms (1.0 ms–2.5 ms) | held | 6.0 ms | held |",
+		"| +100 µs (+90 µs–+110 µs) | not held | 120 µs | held |",
+		"| ≥ 7,000/s | 5000/s (4000/s–8000/s) | not held, within the noise |  |  |",
+		"a machine that gave 240 µs for the two-hop net/http floor, one caller (here 480).",
 		"| floor: net/http, two hops | 107 µs |  | 101 µs |  | 218 µs |  | 52 µs |",
 		"| lambdad, Go, 0 extensions | 128 µs | **1.20 (1.20–1.20)** | 121 µs | 1.20 (1.20–1.20) | 262 µs | 1.20 | 63 µs |",
 		"\nWith a | in it.\n",

@@ -210,6 +210,7 @@ func warm(ctx context.Context, b *bench, r *section) error {
 		r.note("Go without extensions, lambdad ÷ against: %s.", samples[2].ratio(samples[3], 0.5))
 	}
 	r.charts = append(r.charts, chart{title: "Warm invocation, one client: median, p10 to p90", unit: "µs", bars: bars(samples), target: 1.25 * float64(samples[0].median()) / 1e3})
+	b.report.paced(byTime, float64(samples[0].median())/1e3)
 	own := samples[2]
 	b.report.judge("warm", "%.2f", own.ratio(samples[0], 0.5), 1.25, false)
 	if len(emulators) > 0 {
@@ -521,6 +522,7 @@ func throughput(ctx context.Context, b *bench, r *section) error {
 	if err != nil {
 		return err
 	}
+	b.report.paced(byRate, quantile(rates[0].perSecond, 0.5))
 	bound := map[string]float64{"go": 7000, "python": 5500, "node": 3000}
 	var rows [][]string
 	picture := chart{title: fmt.Sprintf("Throughput, %d callers: median of the turns, p10 to p90", callers), unit: "/s"}
