@@ -63,13 +63,13 @@ func sandboxes(ctx context.Context, b *bench, r *section) error {
 	if err != nil {
 		return err
 	}
+	least := filepath.Join(dir, "least", "bootstrap")
+	if err := writeLeast(least); err != nil {
+		return err
+	}
 	scope := leak.Scope{ID: sandboxID, Dirs: []string{dir}}
 	before, err := leak.Take(scope)
 	if err != nil {
-		return err
-	}
-	least := filepath.Join(dir, "least", "bootstrap")
-	if err := writeLeast(least); err != nil {
 		return err
 	}
 	rates, ratios := make([][]float64, len(variants)), make([][]float64, len(variants))

@@ -182,6 +182,7 @@ func deploys(t *testing.T, s *harness.Server, people *iam.Client, uri string) {
 	if err := make("with", uri); err != nil {
 		t.Errorf("with the rights: %v", err)
 	}
+	active(ctx, t, s, "with")
 	may(`"lambda:*"`)
 	if _, err := client.UpdateFunctionCode(ctx, &lambda.UpdateFunctionCodeInput{FunctionName: aws.String("with"), ImageUri: &uri}); !isDenied(err) {
 		t.Errorf("an update without rights: %v", err)
