@@ -86,7 +86,7 @@ func FuzzRequests(f *testing.F) {
 // FuzzPrincipal: what passes as a principal is one in the statement that is made
 // of it, and stays the text it was.
 func FuzzPrincipal(f *testing.F) {
-	for _, s := range []string{"*", "123456789012", "s3.amazonaws.com", "arn:aws:iam::123456789012:role/a/b", "AIDAABCDEFGHIJKLMNOP", "invalid.nonaws.com", `"},"Effect":"Deny`, "a.amazonaws.com\n"} {
+	for _, s := range []string{"*", "123456789012", "s3.amazonaws.com", "arn:aws:iam::123456789012:role/a/b", "AIDAABCDEFGHIJKLMNOP", "invalid.nonaws.com", `"},"Effect":"Deny`, "a.amazonaws.com\n", "arn:aws:iam::123456789012:role/\xd6"} {
 		f.Add(s, "sid")
 	}
 	f.Fuzz(func(t *testing.T, principal, id string) {

@@ -98,7 +98,7 @@ var (
 )
 
 var (
-	principalARN     = regexp.MustCompile(`\Aarn:aws[a-z-]*:(iam|sts)::\d{12}:(root|user/.+|role/.+|federated-user/.+|assumed-role/.+)\z`)
+	principalARN     = regexp.MustCompile(`\Aarn:aws[a-z-]*:(iam|sts)::\d{12}:(root|(user|role|federated-user|assumed-role)/[!-~]+)\z`)
 	principalService = regexp.MustCompile(`\A[a-z0-9-]+(\.[a-z0-9-]+)*\.(amazonaws\.com(\.cn)?|amazon\.com|aws\.internal)\z`)
 	principalID      = regexp.MustCompile(`\AA(IDA|ROA|NPA|NVA|PKA|SCA|GPA)[A-Z0-9]{16,}\z`)
 )
