@@ -147,11 +147,21 @@ func (s *stage) villain(t *testing.T, name string, memory int32, change func(*la
 	}
 }
 
-// rest waits until an environment of a function is in a state.
+// rest waits until the environments of a function are all in a state, and there is
+// one. One that is still at an invocation when its function is deleted ends after that.
 func (s *stage) rest(name, state string) {
 	s.t.Helper()
 	s.WaitEnvironments(30*time.Second, func(list []harness.State) bool {
-		return slices.ContainsFunc(list, func(e harness.State) bool { return e.Function == name && e.State == state })
+		n := 0
+		for _, e := range list {
+			if e.Function == name {
+				if e.State != state {
+					return false
+				}
+				n++
+			}
+		}
+		return n > 0
 	})
 }
 
@@ -485,37 +495,19 @@ func (s *stage) held(t *testing.T, c exhaustion) {
 		t.Errorf("the function after its attack: %v", err)
 	}
 	if c.on == "forker" {
-		gone(t, 0, func(again bool) time.Duration {
-			if again {
-				s.villain(t, c.on, 512, nil)
-				for _, p := range s.try(t, c, c.o) {
-					t.Error(p)
-				}
-			}
-			s.rest(c.on, environment.StateFrozen) // which takes its time with so many
-			s.remove(t, c.on)
-			return goneIn(t, "bomb")
-		})
+		s.rest(c.on, environment.StateFrozen) // which takes its time with so many
+		s.remove(t, c.on)
+		gone(t, "bomb")
 	}
 }
 
-// gone insists that attackers are gone at once when the time is over that they have: so
-// long after end began to wait for them. Whatever else the machine does makes that later
-// and never sooner, so the best of three ends counts, and most need but one.
-func gone(t *testing.T, have time.Duration, end func(again bool) time.Duration) {
+// gone insists that the marked processes end at once.
+func gone(t *testing.T, mark string) {
 	t.Helper()
-	var all []time.Duration
-	for again := false; ; again = true {
-		took := end(again) - have
-		all = append(all, took.Round(time.Millisecond))
-		t.Logf("gone after %v", took.Round(time.Millisecond))
-		if took <= goneWithin {
-			return
-		}
-		if len(all) == 3 {
-			t.Errorf("the attackers were gone after %v; want at most %v", all, goneWithin)
-			return
-		}
+	took := goneIn(t, mark)
+	t.Logf("gone after %v", took.Round(time.Millisecond))
+	if took > goneWithin {
+		t.Errorf("the attacker was gone after %v; want at most %v", took, goneWithin)
 	}
 }
 
@@ -605,29 +597,27 @@ func TestHostileShutdown(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tries := 0
-			gone(t, budget, func(bool) (took time.Duration) {
-				tries++
-				name := fmt.Sprint(c.name, tries)
-				s.villain(t, name, 1769, func(in *lambda.CreateFunctionInput) {
-					in.Layers = []string{layer}
-					in.Timeout = aws.Int32(1)
-					in.Environment = &types.Environment{Variables: map[string]string{"HOSTILE_SHUTDOWN": "fork bomb", "HOSTILE_SIGTERM": "ignored"}}
-				})
-				s.during(t, func() {
-					c.end(name)
-					begun := time.Now()
-					for len(marked(t, "bomb", 1)) == 0 && time.Since(begun) < budget {
-						time.Sleep(5 * time.Millisecond)
-					}
-					if took := time.Since(begun); took >= budget {
-						t.Error("the extension did nothing")
-					}
-					goneIn(t, "bomb")
-					goneIn(t, markOf(4))
-					took = time.Since(begun)
-				})
-				return took
+			s.villain(t, c.name, 1769, func(in *lambda.CreateFunctionInput) {
+				in.Layers = []string{layer}
+				in.Timeout = aws.Int32(1)
+				in.Environment = &types.Environment{Variables: map[string]string{"HOSTILE_SHUTDOWN": "fork bomb", "HOSTILE_SIGTERM": "ignored"}}
+			})
+			s.during(t, func() {
+				c.end(c.name)
+				begun := time.Now()
+				for len(marked(t, "bomb", 1)) == 0 && time.Since(begun) < budget {
+					time.Sleep(5 * time.Millisecond)
+				}
+				if took := time.Since(begun); took >= budget {
+					t.Error("the extension did nothing")
+				}
+				goneIn(t, "bomb")
+				goneIn(t, markOf(4))
+				took := time.Since(begun)
+				t.Logf("gone after %v", took.Round(time.Millisecond))
+				if took > budget+goneWithin {
+					t.Errorf("the attacker was gone %v after the end of its time; want at most %v", took-budget, goneWithin)
+				}
 			})
 		})
 	}
@@ -694,12 +684,12 @@ func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool
 	if !kept(freezing) {
 		rests = environment.StateIdle
 	}
-	within := func(t *testing.T, end func(bool) time.Duration) {
+	within := func(t *testing.T, mark string) {
 		t.Helper()
 		if kept(cpuLimit) {
-			gone(t, 0, end)
+			gone(t, mark)
 		} else { // who has no limit keeps the processor from those that are to die
-			end(false)
+			goneIn(t, mark)
 		}
 	}
 	// On plain processes a server that fails leaves them to whoever comes next.
@@ -713,25 +703,21 @@ func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool
 		}
 	})
 	t.Run(rests+", then deleted", func(t *testing.T) {
-		within(t, func(bool) time.Duration {
-			s.villain(t, "sleeper", 512, nil)
-			s.must(t, "sleeper", order{Do: "linger", N: 20, Text: markOf(1), MS: 100})
-			s.rest("sleeper", rests)
-			if n := len(marked(t, markOf(1), 20)); n < 20 {
-				t.Fatalf("only %d processes linger", n)
-			}
-			s.remove(t, "sleeper")
-			return goneIn(t, markOf(1))
-		})
+		s.villain(t, "sleeper", 512, nil)
+		s.must(t, "sleeper", order{Do: "linger", N: 20, Text: markOf(1), MS: 100})
+		s.rest("sleeper", rests)
+		if n := len(marked(t, markOf(1), 20)); n < 20 {
+			t.Fatalf("only %d processes linger", n)
+		}
+		s.remove(t, "sleeper")
+		within(t, markOf(1))
 	})
 	t.Run("timeout", func(t *testing.T) {
 		s.villain(t, "late", 512, func(in *lambda.CreateFunctionInput) { in.Timeout = aws.Int32(2) })
-		within(t, func(bool) time.Duration {
-			if _, err := s.attack(t.Context(), "late", order{Do: "linger", N: 20, Text: markOf(2), MS: 60_000}); err == nil {
-				t.Error("the invocation did not time out")
-			}
-			return goneIn(t, markOf(2))
-		})
+		if _, err := s.attack(t.Context(), "late", order{Do: "linger", N: 20, Text: markOf(2), MS: 60_000}); err == nil {
+			t.Error("the invocation did not time out")
+		}
+		within(t, markOf(2))
 		if _, err := s.attack(t.Context(), "late", order{Do: "nothing"}); err != nil {
 			t.Errorf("the function after its timeout: %v", err)
 		}
@@ -741,12 +727,10 @@ func survive(t *testing.T, s *stage, tier string, kept func(promise string) bool
 		t.Run("fork bomb at its timeout", func(t *testing.T) {
 			s.villain(t, "bomber", 512, func(in *lambda.CreateFunctionInput) { in.Timeout = aws.Int32(2) })
 			s.during(t, func() {
-				within(t, func(bool) time.Duration {
-					if _, err := s.attack(t.Context(), "bomber", order{Do: "fork bomb", N: 8, MS: 20_000}); err == nil {
-						t.Error("the invocation did not time out")
-					}
-					return goneIn(t, "bomb")
-				})
+				if _, err := s.attack(t.Context(), "bomber", order{Do: "fork bomb", N: 8, MS: 20_000}); err == nil {
+					t.Error("the invocation did not time out")
+				}
+				within(t, "bomb")
 			})
 			s.remove(t, "bomber")
 		})
