@@ -78,6 +78,7 @@ func (h *host) Provision(v *lambdad.Version, n int) {
 	h.provision[v.Function+":"+v.Number] = n
 }
 
+// Refuses implements Worker.
 func (h *host) Refuses(*lambdad.Version) error { return h.full }
 
 func (h *host) Provisioned(*lambdad.Version) lambdad.Provisioned { return lambdad.Provisioned{} }
@@ -432,7 +433,10 @@ func (*answers) Invoke(_ context.Context, _ *lambdad.Invocation, u worker.Unit) 
 	u.Release(true)
 	return nil, nil
 }
-func (*answers) Refuses(*lambdad.Version) error                       { return nil }
+
+// Refuses implements Worker.
+func (*answers) Refuses(*lambdad.Version) error { return nil }
+
 func (*answers) Provision(*lambdad.Version, int)                      {}
 func (*answers) Provisioned(*lambdad.Version) (p lambdad.Provisioned) { return p }
 

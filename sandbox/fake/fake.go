@@ -377,7 +377,7 @@ func (s *Sandbox) Usage() (sandbox.Usage, error) {
 	return sandbox.Usage{Memory: 30 << 20, PeakMemory: 36 << 20, Processes: n, OOMKills: s.oom}, nil
 }
 
-// Freeze implements sandbox.Freezer.
+// Freeze implements sandbox.Freezer: it takes FreezeTakes, or until ctx ends.
 func (s *Sandbox) Freeze(ctx context.Context) error {
 	if err := s.check("freeze"); err != nil {
 		return err

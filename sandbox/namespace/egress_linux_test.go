@@ -438,15 +438,7 @@ func TestHostEgress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in, err := w.t.netlinkIn(c.(freezable).shell.netns)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer in.Close()
-		eth0, err := in.LinkByName("eth0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		in, eth0 := eth0In(t, w.t, c.(freezable).shell.netns)
 		inside, err := netlink.ParseAddr("fd00:77::2/64")
 		if err == nil {
 			inside.Flags = unix.IFA_F_NODAD
@@ -530,15 +522,7 @@ func TestHostEgress(t *testing.T) {
 	})
 	t.Run("nobody comes in", func(t *testing.T) {
 		// A neighbour of the host that knows the address and sends by way of the host.
-		in, err := w.t.netlinkIn(w.outer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer in.Close()
-		eth0, err := in.LinkByName("eth0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		in, eth0 := eth0In(t, w.t, w.outer)
 		to := b.(freezable).shell.plug.addr
 		r := &netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: addr(to).IPNet, Gw: net.ParseIP(hostAddress)}
 		if err := in.RouteAdd(r); err != nil {
@@ -734,4 +718,19 @@ func TestLink(t *testing.T) {
 	if len(addrs) != 1 || addrs[0].String() != d.egress.gateway.String()+"/32" || l.Flags&net.FlagUp == 0 {
 		t.Errorf("link %s has the addresses %v, flags %v", name, addrs, l.Flags)
 	}
+}
+
+// eth0In is the eth0 of a network namespace, and what changes it there.
+func eth0In(t *testing.T, from *traveller, netns int) (*netlink.Handle, netlink.Link) {
+	t.Helper()
+	in, err := from.netlinkIn(netns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(in.Close)
+	eth0, err := in.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in, eth0
 }
